@@ -1,0 +1,29 @@
+"""ollamake: from a base model and a PEFT adapter to quantized models that Ollama serves.
+
+    snakemake --cores 1 all                          build what is missing or outdated
+    snakemake -n all                                 say what would be built, and why
+    snakemake --cores 1 --configfile mine.yaml all   build your own models
+
+What is built stands in config/config.yaml; every key is described in config/README.md.
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.19")
+
+
+configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/demo.smk"
+include: "rules/llama_cpp.smk"
+include: "rules/check.smk"
+include: "rules/merge.smk"
+include: "rules/gguf.smk"
+include: "rules/ollama.smk"
+include: "rules/targets.smk"
+
+
+onsuccess:
+    say_how_to_chat()

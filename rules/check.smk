@@ -1,0 +1,41 @@
+"""
+The first job of every model: find what cannot work before anything heavy starts.
+
+OUTPUTS:
+    results/{model}/inputs.json    what was found: base, adapter, disk needed and free, tools, where to register
+"""
+
+
+rule check_inputs:
+    """Check base, adapter, disk, tools and server; seconds.
+
+    No other rule waits for its file, so that a new quantization is checked without merging again. It comes first all
+    the same: it has the highest priority and takes all cores, so nothing else runs until it has passed.
+    """
+    input:
+        files=small_files,
+        script=script("check_inputs"),
+        library=library("check_inputs"),
+    output:
+        "results/{model}/inputs.json",
+    log:
+        "logs/check_inputs/{model}.log",
+    priority: 100
+    localrule: True
+    conda:
+        "../envs/torch.yaml"
+    threads: ALL_CORES
+    resources:
+        mem_mb=500,
+    params:
+        spec=check_spec,
+    message:
+        "Checking the inputs of {wildcards.model}"
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --model {wildcards.model:q} \
+            --spec {params.spec:q} \
+            --output {output:q}
+        """

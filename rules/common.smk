@@ -1,0 +1,304 @@
+"""
+What the rules share: the checked configuration, the paths that follow from it, and the functions that give a rule its
+inputs, params and resources. The only file that defines functions.
+
+Nothing here writes, asks a server or reads weights; of a weight file only size, time and header are looked at.
+"""
+
+import json
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+from snakemake.common.configfile import load_configfile
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, os.path.join(workflow.basedir, "scripts"))
+
+from ollamake.configuration import overlay_models, read_configuration
+from ollamake.errors import OllamakeError
+from ollamake.imported_modules import modules_used_by
+from ollamake.llama_cpp_programs import find_converter, find_program, program_identity
+from ollamake.llama_cpp_source import VERSION as LLAMA_CPP_VERSION
+from ollamake.registration import chat_command
+from ollamake.source_files import source_files
+from ollamake.weight_identity import header_digest, identity_of, seen_files
+
+# The demo's files, fixed because the rules that make them name their outputs.
+DEMO_BASE = "resources/demo/base"
+DEMO_BASE_WEIGHTS = [f"{DEMO_BASE}/model-{shard:05d}-of-00003.safetensors" for shard in (1, 2, 3)]
+DEMO_BASE_FILES = [
+    f"{DEMO_BASE}/{name}"
+    for name in (
+        "config.json",
+        "generation_config.json",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    )
+]
+DEMO_ADAPTER = "resources/demo/adapter"
+DEMO_ADAPTER_WEIGHTS = [f"{DEMO_ADAPTER}/adapter_model.safetensors"]
+DEMO_ADAPTER_FILES = [
+    f"{DEMO_ADAPTER}/{name}"
+    for name in ("adapter_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+]
+MADE_HERE = {
+    DEMO_BASE: (DEMO_BASE_WEIGHTS, DEMO_BASE_FILES),
+    DEMO_ADAPTER: (DEMO_ADAPTER_WEIGHTS, DEMO_ADAPTER_FILES),
+}
+
+LLAMA_CPP = f"resources/llama.cpp/{LLAMA_CPP_VERSION}"
+STORE = "results/ollama-store"
+ALL_CORES = 1_000_000  # more than any machine has: Snakemake lowers it to --cores
+
+
+# Configuration ----------------------------------------------------------------------------------------------------
+def or_one_message(function, *arguments):
+    """Call a function of the library; what it refuses ends the workflow in that one message."""
+    try:
+        return function(*arguments)
+    except OllamakeError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def checked_configuration():
+    """Return the configuration, typed. Models of the user's own file take the place of the demo."""
+    given = workflow.config_settings.overwrite_config.get("models")
+    if isinstance(given, dict):
+        shipped = load_configfile("config/config.yaml") if os.path.exists("config/config.yaml") else {}
+        config["models"] = overlay_models(shipped.get("models") or {}, given)
+    schema = Path(workflow.basedir) / "config/schemas/config.schema.yaml"
+    return or_one_message(read_configuration, config, schema)
+
+
+@cache
+def sources_of(name):
+    """Return (weights, small files) of a model's base and (weights, small files) of its adapter, as paths."""
+    model = CONFIG.models[name]
+    folders = {"base": model.base, "adapter": model.adapter}
+    return {
+        kind: (MADE_HERE.get(folder) or or_one_message(source_files, kind, folder, f"models.{name}.{kind}"))
+        for kind, folder in folders.items()
+        if folder is not None
+    }
+
+
+CONFIG = checked_configuration()
+THREADS = CONFIG.threads or os.cpu_count()
+BUILD_JOBS = f"--jobs {CONFIG.threads}" if CONFIG.threads else ""
+NSHARDS = {name: len(sources_of(name)["base"][0]) for name in CONFIG.models}
+
+
+wildcard_constraints:
+    model="|".join(CONFIG.models),
+    quant="[A-Z0-9_]+",
+    shard=r"\d{5}",
+    nshards=r"\d{5}",
+    program="llama-[a-z-]+",
+
+
+# Targets ----------------------------------------------------------------------------------------------------------
+def of_each_quantization(pattern):
+    """Expand a pattern over the models and the quantizations of each."""
+    return [
+        pattern.format(model=name, quant=quantization)
+        for name, model in CONFIG.models.items()
+        for quantization in model.quantizations
+    ]
+
+
+def of_each_shard(name, pattern):
+    """Expand a pattern over the shards of one model."""
+    count = NSHARDS[name]
+    return [pattern.format(model=name, shard=f"{shard:05d}", nshards=f"{count:05d}") for shard in range(1, count + 1)]
+
+
+MERGED_SHARD = "results/{model}/merged/model-{shard}-of-{nshards}.safetensors"
+MERGE_RECORD = "results/{model}/merge_records/model-{shard}-of-{nshards}.json"
+CHECKED = expand("results/{model}/inputs.json", model=CONFIG.models)
+MERGED = [file for name in CONFIG.models for file in of_each_shard(name, MERGED_SHARD)] + expand(
+    "results/{model}/merged/model_files.json", model=CONFIG.models
+)
+GGUFS = of_each_quantization("results/{model}/gguf/{model}.{quant}.gguf")
+MODELFILES = of_each_quantization("results/{model}/ollama/{quant}/Modelfile")
+MARKERS = of_each_quantization("results/{model}/ollama/{quant}/registered.json")
+
+
+# Code is an input -------------------------------------------------------------------------------------------------
+def script(rule_name):
+    """Return the path of a rule's script."""
+    return os.path.relpath(os.path.join(workflow.basedir, "scripts", f"{rule_name}.py"))
+
+
+def library(rule_name):
+    """Return the library modules that a rule's script really uses."""
+    return [os.path.relpath(module) for module in modules_used_by(Path(script(rule_name)).resolve())]
+
+
+def demo_text(name):
+    """Return the path of one of the demo's texts."""
+    return os.path.relpath(os.path.join(workflow.basedir, "config/demo", name))
+
+
+# Inputs -----------------------------------------------------------------------------------------------------------
+def kept(path, keep):
+    """Return an output that stays, or one that goes when the last job that needs it is done."""
+    return path if keep else temp(path)
+
+
+def weights_input(path):
+    """Return a weight file as an input: the demo's as it is, the user's without regard to its time."""
+    return path if os.path.dirname(path) in MADE_HERE else ancient(path)
+
+
+def small_files(wildcards):
+    """Return config, tokenizer and adapter_config: everything beside the weights, compared by content."""
+    return [file for weights, files in sources_of(wildcards.model).values() for file in files]
+
+
+def users_small_files(wildcards):
+    """Return the small files that no rule makes: what can be checked before anything has run."""
+    return [file for file in small_files(wildcards) if os.path.dirname(file) not in MADE_HERE]
+
+
+def all_weights(wildcards):
+    """Return all weight files of base and adapter."""
+    return [weights_input(file) for weights, files in sources_of(wildcards.model).values() for file in weights]
+
+
+def shard_weights(wildcards):
+    """Return the weight files that one shard is merged from: the base's shard and the adapter."""
+    sources = sources_of(wildcards.model)
+    base = sources["base"][0][int(wildcards.shard) - 1]
+    adapter = sources["adapter"][0] if "adapter" in sources else []
+    return [weights_input(file) for file in (base, *adapter)]
+
+
+def merged_shards(wildcards):
+    """Return the merged shards of a model; their records say when they have changed."""
+    return [ancient(shard) for shard in of_each_shard(wildcards.model, MERGED_SHARD)]
+
+
+def merge_records(wildcards):
+    """Return the records of a model's merged shards."""
+    return of_each_shard(wildcards.model, MERGE_RECORD)
+
+
+def program_files(program):
+    """Return a program of llama.cpp as inputs: nothing if it was found, else the files that the build makes."""
+    if found_program(program):
+        return []
+    return [ancient(f"{LLAMA_CPP}/bin/{program}"), f"{LLAMA_CPP}/bin/{program}.json"]
+
+
+@cache
+def found_program(program):
+    """Return the program in tools.llama_cpp or on PATH, or None."""
+    return or_one_message(find_program, program, CONFIG.llama_cpp)
+
+
+def program_path(program):
+    """Return where a program of llama.cpp is or will be."""
+    return str(found_program(program) or f"{LLAMA_CPP}/bin/{program}")
+
+
+def converter_files():
+    """Return llama.cpp's converter: of the source tree that the user named, else of the fetched one."""
+    found = find_converter(CONFIG.llama_cpp)
+    return [str(found)] if found else [f"{LLAMA_CPP}/source/convert_hf_to_gguf.py", f"{LLAMA_CPP}/source.json"]
+
+
+# Params: one sorted JSON a rule, since Snakemake compares params as a set of values without names --------------------
+def spec(**values):
+    """Return what a rule's result depends on beside its inputs, as text that is the same for the same values."""
+    return json.dumps(values, sort_keys=True, ensure_ascii=False)
+
+
+@cache
+def seen(name):
+    """Return what the earlier merges of a model have read."""
+    return seen_files(Path(record) for record in of_each_shard(name, MERGE_RECORD))
+
+
+def identities(name, files):
+    """Return path -> identity of weight files that the user brought; the demo's rules look after their own."""
+    return {file: identity_of(Path(file), seen(name)) for file in files if os.path.dirname(file) not in MADE_HERE}
+
+
+def check_spec(wildcards):
+    model = CONFIG.models[wildcards.model]
+    program = found_program("llama-quantize")
+    weights = [file for weights, files in sources_of(wildcards.model).values() for file in weights]
+    return spec(
+        base=model.base,
+        adapter=model.adapter,
+        made_here=[folder for folder in (model.base, model.adapter) if folder in MADE_HERE],
+        weights=identities(wildcards.model, weights),
+        dtype=CONFIG.dtype,
+        quantizations=model.quantizations,
+        target=CONFIG.target,
+        host=CONFIG.host,
+        compiler_needed=program is None,
+    )
+
+
+def plan_spec(wildcards):
+    model = CONFIG.models[wildcards.model]
+    weights = [file for weights, files in sources_of(wildcards.model).values() for file in weights]
+    return spec(
+        base=model.base,
+        adapter=model.adapter,
+        dtype=CONFIG.dtype,
+        headers={file: header_digest(Path(file)) for file in weights if os.path.dirname(file) not in MADE_HERE},
+    )
+
+
+def shard_spec(wildcards):
+    return spec(**identities(wildcards.model, [str(file) for file in shard_weights(wildcards)]))
+
+
+def source_spec(wildcards):
+    model = CONFIG.models[wildcards.model]
+    return spec(base=model.base, adapter=model.adapter)
+
+
+def modelfile_spec(wildcards):
+    model = CONFIG.models[wildcards.model]
+    name = model.registered_names[wildcards.quant]
+    return spec(name=name, system=model.system, parameters=model.parameters)
+
+
+def register_spec(wildcards):
+    return spec(target=CONFIG.target, host=CONFIG.host, store=STORE)
+
+
+def program_version(program):
+    """Return what changes when a program that was found here is replaced; a built one has its record."""
+    found = found_program(program)
+    return program_identity(found) if found else "built here"
+
+
+# Resources: MB, from the sizes of what is read ----------------------------------------------------------------------
+def shard_disk_mb(wildcards, input):
+    return max(1, round(2.1 * Path(input.weights[0]).stat().st_size / 1e6))
+
+
+def convert_disk_mb(wildcards, input):
+    return max(1, round(1.1 * sum(Path(shard).stat().st_size for shard in input.shards) / 1e6))
+
+
+def quantize_disk_mb(wildcards, input):
+    return max(1, round(1.1 * Path(input.gguf).stat().st_size / 1e6))
+
+
+# The last word --------------------------------------------------------------------------------------------------
+def say_how_to_chat():
+    """Print the one command that chats with each model that has been registered."""
+    for name, model in CONFIG.models.items():
+        markers = [Path(f"results/{name}/ollama/{quantization}/registered.json") for quantization in model.quantizations]
+        commands = [chat_command(json.loads(marker.read_text())) for marker in markers if marker.exists()]
+        if commands:
+            print(f"\n{name} is ready. Chat with it:\n\n    {commands[0]}\n", file=sys.stderr)

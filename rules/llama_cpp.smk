@@ -1,0 +1,76 @@
+"""
+llama.cpp: the pinned source and the programs built from it.
+
+OUTPUTS:
+    resources/llama.cpp/{version}/source/          the source tree, which also has the converters
+    resources/llama.cpp/{version}/bin/{program}    one program
+
+A program is built only if the configuration needs it and neither tools.llama_cpp nor PATH has it.
+"""
+
+
+rule fetch_llama_cpp:
+    """Download the source of llama.cpp, check its sha256 and unpack it."""
+    input:
+        script=script("fetch_llama_cpp"),
+        library=library("fetch_llama_cpp"),
+    output:
+        record=f"{LLAMA_CPP}/source.json",
+        converter=f"{LLAMA_CPP}/source/convert_hf_to_gguf.py",
+    log:
+        "logs/fetch_llama_cpp/source.log",
+    benchmark:
+        "benchmarks/fetch_llama_cpp/source.tsv"
+    retries: 2
+    localrule: True
+    conda:
+        "../envs/llama_cpp.yaml"
+    resources:
+        mem_mb=500,
+        disk_mb=500,
+    params:
+        folder=LLAMA_CPP,
+    message:
+        "Fetching the source of llama.cpp"
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --output-dir {params.folder:q}
+        """
+
+
+rule build_llama_cpp:
+    """Compile one program. Done once a machine, so with every core it may use, whatever --cores says."""
+    input:
+        source=rules.fetch_llama_cpp.output.record,
+        script=script("build_llama_cpp"),
+        library=library("build_llama_cpp"),
+    output:
+        program=LLAMA_CPP + "/bin/{program}",
+        record=LLAMA_CPP + "/bin/{program}.json",
+    log:
+        "logs/build_llama_cpp/{program}.log",
+    benchmark:
+        "benchmarks/build_llama_cpp/{program}.tsv"
+    conda:
+        "../envs/llama_cpp.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=2000,
+        disk_mb=1000,
+    params:
+        source=f"{LLAMA_CPP}/source",
+        jobs=BUILD_JOBS,
+    message:
+        "Building {wildcards.program} (once; a few minutes)"
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --source {params.source:q} \
+            --program {wildcards.program:q} \
+            --output {output.program:q} \
+            --record {output.record:q} \
+            {params.jobs}
+        """

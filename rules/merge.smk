@@ -1,0 +1,112 @@
+"""
+Base + adapter -> merged checkpoint.
+
+REQUIRED INPUTS:
+    the base: a folder of safetensors shards with config and tokenizer
+    the adapter: a PEFT folder (none: the shards of the base are taken as they are)
+
+OUTPUTS:
+    results/{model}/merge_plan.json                                       which tensor of which shard gets which edit
+    results/{model}/merged/model-{shard}-of-{nshards}.safetensors         one job a shard
+    results/{model}/merge_records/model-{shard}-of-{nshards}.json         what that job read, did and wrote
+    results/{model}/merged/{config.json, tokenizer ..., model_files.json} everything beside the weights
+
+Weights of the user's are ancient(): their times start nothing. What was read is known by size and time, and by sha256
+when those differ, and stands in `spec`.
+"""
+
+
+rule plan_merge:
+    """Decide from headers alone which edit reaches which tensor; refuse what cannot be merged."""
+    input:
+        files=small_files,
+        weights=all_weights,
+        script=script("plan_merge"),
+        library=library("plan_merge"),
+    output:
+        "results/{model}/merge_plan.json",
+    log:
+        "logs/plan_merge/{model}.log",
+    conda:
+        "../envs/torch.yaml"
+    resources:
+        mem_mb=500,
+    params:
+        spec=plan_spec,
+    message:
+        "Planning the merge of {wildcards.model}"
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --spec {params.spec:q} \
+            --output {output:q}
+        """
+
+
+rule merge_shard:
+    """Merge the adapter into one shard: float32 arithmetic, rounded once, streamed."""
+    input:
+        plan=rules.plan_merge.output,
+        weights=shard_weights,
+        script=script("merge_shard"),
+        library=library("merge_shard"),
+    output:
+        shard=kept("results/{model}/merged/model-{shard}-of-{nshards}.safetensors", CONFIG.keep_merged),
+        record="results/{model}/merge_records/model-{shard}-of-{nshards}.json",
+    log:
+        "logs/merge_shard/{model}/{shard}-of-{nshards}.log",
+    benchmark:
+        "benchmarks/merge_shard/{model}/{shard}-of-{nshards}.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=1500,
+        disk_mb=shard_disk_mb,
+    params:
+        spec=shard_spec,
+    message:
+        "Merging shard {wildcards.shard} of {wildcards.nshards} of {wildcards.model}"
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --plan {input.plan:q} \
+            --shard model-{wildcards.shard}-of-{wildcards.nshards}.safetensors \
+            --seen {params.spec:q} \
+            --output {output.shard:q} \
+            --record {output.record:q} \
+            --threads {threads}
+        """
+
+
+rule write_model_files:
+    """Write config, index, tokenizer and chat template: the adapter's where it brings its own, else the base's."""
+    input:
+        plan=rules.plan_merge.output,
+        files=small_files,
+        script=script("write_model_files"),
+        library=library("write_model_files"),
+    output:
+        config="results/{model}/merged/config.json",
+        index="results/{model}/merged/model.safetensors.index.json",
+        manifest="results/{model}/merged/model_files.json",
+    log:
+        "logs/write_model_files/{model}.log",
+    conda:
+        "../envs/torch.yaml"
+    resources:
+        mem_mb=500,
+    params:
+        spec=source_spec,
+    message:
+        "Writing config and tokenizer of {wildcards.model}"
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --spec {params.spec:q} \
+            --plan {input.plan:q} \
+            --manifest {output.manifest:q}
+        """

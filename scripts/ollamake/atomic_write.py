@@ -1,0 +1,90 @@
+"""Files that appear whole or not at all.
+
+A file is written under a temporary name in its own folder (a rename is atomic only within one filesystem),
+flushed to the disk, renamed, and the folder is flushed too, so that neither a killed job nor a power cut leaves a
+half-made file under a final name (see rename(2) and fsync(2)).
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+@contextmanager
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` for a program to write to; publish it on a clean exit.
+
+    The temporary file is removed when the block raises. Its name is hidden, ends in ``.tmp`` and carries host and
+    process id, so two runs never share one, even on a shared disk; what killed processes of this host left is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    host = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{host}.*.tmp"):
+        if not _is_alive(leftover.name.split(".")[-2]):
+            leftover.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{host}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Yield a binary file (readable and writable) that becomes ``path`` on a clean exit."""
+    with temporary_beside(path) as temporary, temporary.open("w+b") as file:
+        yield file
+        file.flush()
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Flush ``temporary`` to the disk and rename it to ``path``."""
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` atomically."""
+    with open_atomically(path) as file:
+        file.write(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8, its line ends untouched."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as JSON that is the same bytes for the same value: sorted keys, two blanks, UTF-8."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def _is_alive(process_id: str) -> bool:
+    """Whether a process of this machine has that id; a name that is no number belongs to nobody."""
+    if not process_id.isdigit():
+        return False
+    try:
+        os.kill(int(process_id), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,30 @@
+"""The one error a user may see, and the frame in which every entry point runs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+
+
+class OllamakeError(Exception):
+    """Something the user can mend.
+
+    The message says what was expected, what was found, where (configuration key or file) and what to do.
+    """
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run an entry point: log to stderr, end an :class:`OllamakeError` in one message and exit code 1.
+
+    Any other exception keeps its traceback: it is a defect of ours and belongs in the log.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    # httpx reports every request at INFO; what was asked of the server is ours to say.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        main()
+    except OllamakeError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; finished files are kept, run the same command again to go on")

@@ -1,0 +1,52 @@
+"""What stands beside every GGUF: its size, sha256, type and tensors, so that later rules need not read it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFReader
+
+from ollamake.errors import OllamakeError
+from ollamake.file_digest import sha256_of
+from ollamake.progress import progress_bar
+from ollamake.quantization_types import QUANTIZATION_TYPES
+
+TOKENIZER_BYTES = 10_000_000
+"""Allowance for a GGUF's metadata: 6-8.5 MB for vocabularies of 128 k to 262 k tokens."""
+
+
+def gguf_record(path: Path, name: str, kind: str) -> dict[str, Any]:
+    """Read a GGUF that was just written, check that it is whole, and return its record.
+
+    ``name`` is the name it will have, ``kind`` its type. Raises OllamakeError if the header does not parse or a tensor
+    lies outside the file. The tensors themselves are read once, for the sha256.
+    """
+    size = path.stat().st_size
+    try:
+        reader = GGUFReader(path)
+        architecture = str(reader.fields["general.architecture"].contents())
+        tensors = reader.tensors
+        end = max(int(tensor.data_offset) + int(tensor.n_bytes) for tensor in tensors)
+    except (ValueError, KeyError, IndexError, OSError) as error:
+        raise OllamakeError(f"{path} is not a whole GGUF ({error}); it was just written, so the disk may be full.") from error
+    if end > size:
+        raise OllamakeError(f"{path} ends after {size} bytes, but its tensors need {end}; the disk may be full.")
+    parameters = sum(int(tensor.n_elements) for tensor in tensors)
+    with progress_bar(size, "sha256") as progress:
+        digest = sha256_of(path, progress.update)
+    return {
+        "file": name,
+        "type": kind,
+        "size": size,
+        "sha256": digest,
+        "architecture": architecture,
+        "tensors": len(tensors),
+        "parameters": parameters,
+        "bits_per_weight": round(8 * size / parameters, 3),
+    }
+
+
+def estimated_size(source: dict[str, Any], kind: str) -> int:
+    """Return about how many bytes a GGUF of type ``kind`` will take, from the record of the unquantized one."""
+    return round(source["parameters"] * QUANTIZATION_TYPES[kind].bits_per_weight / 8) + TOKENIZER_BYTES

@@ -1,0 +1,133 @@
+"""llama.cpp's source at one pinned version: fetched, checked, unpacked, compiled.
+
+The source distribution of llama-cpp-python carries the whole of llama.cpp, programs and Python converters alike, so one
+file with one sha256 pins them all to one version. pip fetches it, hence from wherever the user's pip is set up to look.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections import deque
+from pathlib import Path
+
+from ollamake.errors import OllamakeError
+from ollamake.file_digest import sha256_of
+from ollamake.progress import progress_bar
+
+PACKAGE = "llama-cpp-python"
+VERSION = "0.3.36"
+SDIST_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+"""llama.cpp 0.5.0-dev, commit 0c1e570."""
+
+_NOT_NEEDED = ("docs/", "media/", "models/")
+"""Parts of the tree that neither the programs nor the converters read (a third of its size)."""
+
+_CMAKE_OPTIONS = {
+    "CMAKE_BUILD_TYPE": "Release",
+    # One self-contained file a program: it can be copied and needs no library path.
+    "BUILD_SHARED_LIBS": "OFF",
+    # Not the building machine's own instructions: nodes of a cluster share the program, and the same type of model
+    # must come out as the same bytes on each of them.
+    "GGML_NATIVE": "OFF",
+    "LLAMA_BUILD_TESTS": "OFF",
+    "LLAMA_BUILD_EXAMPLES": "OFF",
+}
+
+
+def fetch_sdist(folder: Path) -> Path:
+    """Download the pinned source distribution into ``folder`` with pip and return its path.
+
+    Raises OllamakeError if pip cannot get it or its sha256 is not the pinned one.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    command += ["--no-binary", PACKAGE, f"{PACKAGE}=={VERSION}", "--dest", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    files = sorted(folder.glob("*.tar.gz"))
+    if done.returncode or len(files) != 1:
+        raise OllamakeError(
+            f"pip could not download the source of llama.cpp ({PACKAGE} {VERSION}).\n{done.stderr.strip()[-2000:]}\n"
+            "Without a package index: put llama.cpp's programs on PATH, or set tools.llama_cpp to a folder with them;"
+            " or put the .tar.gz into a folder and set PIP_FIND_LINKS to it."
+        )
+    found = sha256_of(files[0])
+    if found != SDIST_SHA256:
+        raise OllamakeError(
+            f"{files[0].name} is not the file that was pinned: sha256 {found}, expected {SDIST_SHA256}."
+            " The package index gives something else than it should; nothing of it is used."
+        )
+    return files[0]
+
+
+def unpack(sdist: Path, folder: Path) -> int:
+    """Unpack llama.cpp's tree out of the source distribution into ``folder``; return the number of files."""
+    root = f"llama_cpp_python-{VERSION}/vendor/llama.cpp/"
+    count = 0
+    with tarfile.open(sdist) as archive:
+        for member in archive:
+            inside = member.name.removeprefix(root)
+            if inside == member.name or not member.isfile() or inside.startswith(_NOT_NEEDED):
+                continue
+            member.name = inside
+            # "data" refuses paths out of the folder, links out of it and device files (PEP 706).
+            archive.extract(member, folder, filter="data")
+            count += 1
+    return count
+
+
+def require_compiler() -> None:
+    """Raise OllamakeError unless a C and a C++ compiler can be found."""
+    wanted = {"C": ("CC", "cc", "gcc", "clang"), "C++": ("CXX", "c++", "g++", "clang++")}
+    for language, (variable, *names) in wanted.items():
+        candidates = [os.environ[variable].split()[0]] if os.environ.get(variable, "").strip() else names
+        if not any(shutil.which(name) for name in candidates):
+            raise OllamakeError(
+                f"no {language} compiler found (looked for {', '.join(candidates)}), but llama.cpp's programs have to be"
+                " built: none are on PATH. Install a compiler (Debian, Ubuntu: apt install g++), or put"
+                " llama-quantize on PATH, or set tools.llama_cpp to a folder that has it."
+            )
+
+
+def compile_program(source: Path, build: Path, program: str, jobs: int) -> Path:
+    """Compile one program of the tree ``source`` in the folder ``build`` with ``jobs`` processes; return its path.
+
+    The folder is kept, so another program later compiles only what it adds. Raises OllamakeError with the end of the
+    compiler's output when that fails.
+    """
+    require_compiler()
+    cmake = _tool("cmake")
+    options = [f"-D{name}={value}" for name, value in _CMAKE_OPTIONS.items()]
+    generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}"]
+    _run([cmake, "-S", str(source), "-B", str(build), *generator, *options], "configuring llama.cpp")
+    _run([cmake, "--build", str(build), "--target", program, "--parallel", str(jobs)], f"compiling {program}")
+    return build / "bin" / program
+
+
+def _tool(name: str) -> str:
+    """Return the path of a program that a Python package brought: beside the interpreter, or on PATH."""
+    beside = shutil.which(name, path=str(Path(sys.executable).parent))
+    found = beside or shutil.which(name)
+    if found is None:
+        raise OllamakeError(f"{name} not found; it comes with `pip install -r requirements.txt`")
+    return found
+
+
+def _run(command: list[str], description: str) -> None:
+    """Run a build step, showing ninja's [done/total] as progress and keeping its last lines for an error."""
+    last_lines: deque[str] = deque(maxlen=60)
+    with (
+        progress_bar(0, description, unit=" steps") as progress,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as child,
+    ):
+        assert child.stdout is not None
+        for line in child.stdout:
+            last_lines.append(line)
+            if step := re.match(r"\[(\d+)/(\d+)\]", line):
+                progress.total = int(step[2])
+                progress.update(int(step[1]) - progress.n)
+    if child.returncode:
+        raise OllamakeError(f"{description} failed (exit code {child.returncode}):\n{''.join(last_lines).rstrip()}")

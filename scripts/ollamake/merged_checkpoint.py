@@ -1,0 +1,49 @@
+"""Checks a merged checkpoint before it is converted: everything the plan and the manifest name is there, whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ollamake.errors import OllamakeError
+from ollamake.file_digest import sha256_of
+
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+
+
+def require_whole(manifest: Path, plan: dict[str, Any]) -> int:
+    """Raise OllamakeError unless every planned shard and every file of ``manifest`` (model_files.json) is as written.
+
+    Small files are compared by sha256, shards by the bytes that their tensors need. Returns the bytes of all tensors.
+    """
+    folder = manifest.parent
+    files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+    changed = [
+        name
+        for name, expected in files.items()
+        if not (folder / name).is_file() or sha256_of(folder / name) != expected["sha256"]
+    ]
+    if changed:
+        raise OllamakeError(
+            f"{folder} does not hold the files that were written there: {', '.join(changed)} missing or changed since."
+            " Run again with `--forcerun write_model_files`."
+        )
+    total = 0
+    for shard in plan["shards"]:
+        path = folder / shard["file"]
+        needed = sum(_tensor_bytes(tensor) for tensor in shard["tensors"])
+        if not path.is_file() or path.stat().st_size < needed:
+            raise OllamakeError(
+                f"{path} is missing or shorter than its tensors ({needed} bytes)."
+                " Delete it and run again; only that shard is merged anew."
+            )
+        total += needed
+    return total
+
+
+def _tensor_bytes(tensor: dict[str, Any]) -> int:
+    count = _BYTES.get(tensor["stored"], 1)
+    for dimension in tensor["shape"]:
+        count *= dimension
+    return count

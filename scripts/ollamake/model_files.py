@@ -1,0 +1,163 @@
+"""Everything beside the weights of a merged checkpoint: config, index, tokenizer, chat template.
+
+The tokenizer is the base's unless the adapter brought one with another vocabulary; the chat template is the adapter's if
+it brought one, since it is what training saw. It is written once, as chat_template.jinja: transformers and llama.cpp
+prefer that file, and two copies could differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ollamake.atomic_write import write_bytes, write_json
+from ollamake.errors import OllamakeError
+from ollamake.file_digest import sha256_of
+from ollamake.safetensors_header import tensor_bytes
+from ollamake.source_files import MODEL_FILES
+
+TEMPLATE_FILE = "chat_template.jinja"
+_NOT_TOKENIZER = ("config.json", "generation_config.json", TEMPLATE_FILE, "chat_template.json")
+_TOKENIZER = tuple(name for name in MODEL_FILES if name not in _NOT_TOKENIZER)
+_DTYPE_NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+
+
+def write_model_files(base: Path, adapter: Path | None, plan: Mapping[str, Any], manifest: Path) -> dict[str, Any]:
+    """Write the files beside ``manifest`` (model_files.json) and return what it holds.
+
+    The manifest has ``files`` (name -> size, sha256), ``chat_template`` (its file's name or None) and ``tokenizer`` ("base"
+    or "adapter"). Files that an earlier run wrote and that are no longer produced are removed. Raises
+    OllamakeError if the adapter's tokenizer has tokens for which the merged embedding has no row.
+    """
+    owner = _tokenizer_owner(base, adapter, plan)
+    tokenizer = adapter if owner == "adapter" and adapter is not None else base
+    contents: dict[str, bytes] = {name: (tokenizer / name).read_bytes() for name in _TOKENIZER if (tokenizer / name).is_file()}
+    if (base / "generation_config.json").is_file():
+        contents["generation_config.json"] = (base / "generation_config.json").read_bytes()
+    contents["config.json"] = _as_json(_config(base, plan))
+    contents["model.safetensors.index.json"] = _as_json(_index(plan))
+    template = _template_of(adapter) if adapter is not None else None
+    template = template if template is not None else _template_of(base)
+    if "tokenizer_config.json" in contents:
+        contents["tokenizer_config.json"] = _without_template(contents["tokenizer_config.json"])
+    if template is not None:
+        contents[TEMPLATE_FILE] = template.encode("utf-8")
+    _remove_earlier(manifest.parent, contents.keys())
+    for name, content in contents.items():
+        write_bytes(manifest.parent / name, content)
+    result = {
+        "files": {
+            name: {"size": len(content), "sha256": sha256_of(manifest.parent / name)} for name, content in contents.items()
+        },
+        "chat_template": TEMPLATE_FILE if template is not None else None,
+        "tokenizer": owner,
+    }
+    write_json(manifest, result)
+    return result
+
+
+def _config(base: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the base's config.json with the dtype that most of the merged weights have."""
+    config = _read_json(base / "config.json")
+    sizes: dict[str, int] = {}
+    for tensor in _tensors(plan):
+        sizes[tensor["stored"]] = sizes.get(tensor["stored"], 0) + tensor_bytes(tensor["stored"], tensor["shape"])
+    dtype = _DTYPE_NAMES.get(max(sizes, key=lambda name: sizes[name], default=""))
+    if dtype is not None:
+        config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
+    return config
+
+
+def _index(plan: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "metadata": {"total_size": sum(tensor_bytes(t["stored"], t["shape"]) for t in _tensors(plan))},
+        "weight_map": {tensor["name"]: shard["file"] for shard in plan["shards"] for tensor in shard["tensors"]},
+    }
+
+
+def _tensors(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [tensor for shard in plan["shards"] for tensor in shard["tensors"]]
+
+
+def _tokenizer_owner(base: Path, adapter: Path | None, plan: Mapping[str, Any]) -> str:
+    """Say whose tokenizer belongs to the merged weights: "base" or "adapter"."""
+    if adapter is None or not (adapter / "tokenizer.json").is_file():
+        return "base"
+    if not (base / "tokenizer.json").is_file():
+        return "adapter"
+    theirs, ours = _vocabulary(adapter), _vocabulary(base)
+    if theirs == ours:
+        return "base"
+    rows = _embedding_rows(plan)
+    added = sorted(theirs.keys() - ours.keys(), key=lambda token: theirs[token])
+    highest = max(theirs.values(), default=-1)
+    if rows is not None and highest >= rows:
+        raise OllamakeError(
+            f"the tokenizer of the adapter {adapter} has {len(added)} tokens that the base's has not"
+            f" ({', '.join(map(repr, added[:4]))}), up to id {highest}, but the merged embedding has {rows} rows."
+            " An adapter with added tokens must bring the resized embeddings (modules_to_save), which cannot be merged yet."
+        )
+    return "adapter"
+
+
+def _vocabulary(folder: Path) -> dict[str, int]:
+    """Return token -> id of a tokenizer.json, added tokens included."""
+    definition = _read_json(folder / "tokenizer.json")
+    vocabulary = definition.get("model", {}).get("vocab") or {}
+    if isinstance(vocabulary, list):  # Unigram: [token, score] in the order of ids
+        vocabulary = {entry[0]: number for number, entry in enumerate(vocabulary)}
+    return vocabulary | {token["content"]: token["id"] for token in definition.get("added_tokens") or []}
+
+
+def _embedding_rows(plan: Mapping[str, Any]) -> int | None:
+    rows = [
+        tensor["shape"][0]
+        for tensor in _tensors(plan)
+        if tensor["name"].endswith(("embed_tokens.weight", "wte.weight", "word_embeddings.weight"))
+    ]
+    return rows[0] if len(rows) == 1 else None
+
+
+def _template_of(folder: Path) -> str | None:
+    """Return a folder's chat template from where transformers would take it: its own file, else tokenizer_config.json."""
+    if (folder / TEMPLATE_FILE).is_file():
+        return (folder / TEMPLATE_FILE).read_bytes().decode("utf-8")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            template = _read_json(folder / name).get("chat_template")
+            if isinstance(template, list):  # several named ones: [{"name": ..., "template": ...}]
+                template = next((entry["template"] for entry in template if entry.get("name") == "default"), None)
+            if isinstance(template, str):
+                return template
+    return None
+
+
+def _without_template(content: bytes) -> bytes:
+    config = json.loads(content)
+    if "chat_template" not in config:
+        return content
+    del config["chat_template"]
+    return _as_json(config)
+
+
+def _remove_earlier(folder: Path, produced: Any) -> None:
+    """Remove what an earlier configuration wrote here and this one does not: a stale chat template would be used."""
+    for name in (*MODEL_FILES, TEMPLATE_FILE):
+        if name not in produced:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OllamakeError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise OllamakeError(f"{path}: expected a JSON object.")
+    return value
+
+
+def _as_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8")

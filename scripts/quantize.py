@@ -1,0 +1,43 @@
+"""Quantize a GGUF with llama.cpp's llama-quantize.
+
+    python scripts/quantize.py --program llama-quantize --gguf m.unquantized.gguf --source-record m.unquantized.json \\
+        --type Q4_K_M --output m.Q4_K_M.gguf --record m.Q4_K_M.json --threads 8
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ollamake.atomic_write import temporary_beside, write_json
+from ollamake.errors import run
+from ollamake.free_disk import require_free_disk
+from ollamake.gguf_quantization import quantize, type_argument
+from ollamake.gguf_record import estimated_size, gguf_record
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", type=Path, required=True, help="llama-quantize")
+    parser.add_argument("--gguf", type=Path, required=True, help="the unquantized GGUF")
+    parser.add_argument("--source-record", type=Path, required=True, help="its record")
+    parser.add_argument("--type", required=True, help="the type, by llama-quantize's name")
+    parser.add_argument("--output", type=Path, required=True, help="the quantized GGUF")
+    parser.add_argument("--record", type=Path, required=True, help="what it is, as JSON")
+    parser.add_argument("--threads", type=int, required=True, help="threads of llama-quantize")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    source = json.loads(args.source_record.read_text(encoding="utf-8"))
+    require_free_disk(args.output.parent, estimated_size(source, args.type), f"the {args.type} GGUF")
+    with temporary_beside(args.output) as temporary:
+        quantize(args.program, args.gguf, temporary, type_argument(args.type, source["type"]), args.threads)
+        record = gguf_record(temporary, args.output.name, args.type)
+    write_json(args.record, record | {"source_sha256": source["sha256"]})
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,57 @@
+"""A file appears whole or not at all, and the same value gives the same bytes."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from ollamake.atomic_write import open_atomically, temporary_beside, write_json, write_text
+
+
+def test_nothing_under_the_final_name_until_done(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file"
+    with open_atomically(path) as file:
+        file.write(b"half")
+        assert not path.exists()
+    assert path.read_bytes() == b"half"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+def test_an_exception_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_text(path, "old")
+
+    def fail() -> None:
+        with open_atomically(path) as file:
+            file.write(b"new")
+            raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011 - raised above
+        fail()
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    child = subprocess.Popen(["true"])
+    child.wait()
+    with temporary_beside(path) as mine:
+        mine.write_text("x")
+        name = mine.name
+    dead = tmp_path / name.replace(str(os.getpid()), str(child.pid))
+    alive = tmp_path / name.replace(str(os.getpid()), str(os.getppid()))
+    for leftover in (dead, alive):
+        leftover.write_text("half")
+    write_text(path, "whole")
+    assert not dead.exists()
+    assert alive.exists()
+
+
+def test_json_is_the_same_bytes_for_the_same_value(tmp_path: Path) -> None:
+    write_json(tmp_path / "a", {"b": "道路", "a": [1.5, None]})
+    write_json(tmp_path / "b", {"a": [1.5, None], "b": "道路"})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert "道路" in (tmp_path / "a").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "a").read_text(encoding="utf-8")) == {"a": [1.5, None], "b": "道路"}

@@ -1,0 +1,280 @@
+"""The merge equals peft's own in float64, rounded once; it is streamed, repeatable, and leaves nothing half-made."""
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import merged_by_peft
+from ollamake import shard_stream
+from ollamake.adapter import read_adapter
+from ollamake.checkpoint import read_checkpoint
+from ollamake.errors import OllamakeError
+from ollamake.file_digest import sha256_of
+from ollamake.merge_plan import plan_merge
+from ollamake.shard_stream import merge_shard
+from safetensors.torch import load_file, save_file
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+SIGNIFICANT_BITS = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24}
+SMALLEST_EXPONENT = {torch.float16: -14, torch.bfloat16: -126, torch.float32: -126}
+
+
+def plan_of(base: Path, adapter: Path | None, dtype: str = "auto") -> dict[str, Any]:
+    return plan_merge(read_checkpoint(str(base), "base"), read_adapter(adapter) if adapter else None, dtype)
+
+
+def merge_all(plan: dict[str, Any], output: Path, threads: int = 1) -> list[dict[str, Any]]:
+    return [merge_shard(plan, shard["file"], output / shard["file"], threads) for shard in plan["shards"]]
+
+
+def load_all(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+
+
+def half_ulp(exact: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Half the distance of neighbouring numbers of ``dtype`` at ``exact`` (IEEE 754), in float64."""
+    exponent = torch.frexp(exact.abs())[1].to(torch.float64) - 1
+    exponent = exponent.clamp(min=SMALLEST_EXPONENT[dtype])
+    return torch.exp2(exponent - SIGNIFICANT_BITS[dtype])
+
+
+def assert_rounded_once(ours: torch.Tensor, exact: torch.Tensor, name: str, operands: torch.Tensor | float = 0.0) -> None:
+    """Within half an ulp of the exact sum, but for the error of float32 arithmetic before the rounding.
+
+    That error is bounded by (rank + 3) roundings of 2^-24 of the sum of the operands' magnitudes (Higham, Accuracy and
+    Stability of Numerical Algorithms, section 3.1); it matters only where the exact sum lies that close to the middle
+    between two numbers.
+    """
+    slack = (exact.abs() + operands) * 2.0**-24 * 20
+    distance = (ours.to(torch.float64) - exact).abs()
+    worst = (distance - half_ulp(exact, ours.dtype) - slack).max()
+    assert worst <= 0, f"{name}: {float(worst)} beyond half an ulp"
+
+
+def operands_of(plan: dict[str, Any], base: Path, adapter: Path) -> dict[str, torch.Tensor | float]:
+    """|W| + scale * |B| @ |A| of every edited tensor, in float64."""
+    before, halves = load_all(base), load_file(adapter / "adapter_model.safetensors")
+    sums: dict[str, torch.Tensor | float] = {}
+    for tensor in (tensor for shard in plan["shards"] for tensor in shard["tensors"]):
+        edit = tensor["edit"]
+        weight = before[tensor["name"]].to(torch.float64).abs()
+        if edit and edit["kind"] == "lora":
+            weight = weight + edit["scale"] * (halves[edit["b"]].double().abs() @ halves[edit["a"]].double().abs())
+        sums[tensor["name"]] = weight
+    return sums
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "rslora": {"use_rslora": True, "r": 16},
+    "patterns": {
+        "rank_pattern": {"q_proj": 8, "layers.1.mlp.down_proj": 2},
+        "alpha_pattern": {"v_proj": 32, r".*\.0\.mlp\.up_proj": 3},
+    },
+    "some layers": {"layers_to_transform": [1], "target_modules": ["q_proj", "o_proj"]},
+    "norms saved": {"modules_to_save": ["norm", "input_layernorm"]},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize(
+    ("family", "dtype", "tied"),
+    [("qwen2", torch.bfloat16, True), ("llama", torch.float16, False), ("llama", torch.float32, True)],
+)
+def test_equals_peft_in_float64_rounded_once(
+    make_base: Callable[..., Path],
+    make_adapter: Callable[..., Path],
+    tmp_path: Path,
+    family: str,
+    dtype: torch.dtype,
+    tied: bool,
+    option: str,
+) -> None:
+    base = make_base(family, dtype, tied)
+    adapter = make_adapter(base, **OPTIONS[option])
+    plan = plan_of(base, adapter)
+    records = merge_all(plan, tmp_path / "merged")
+    exact, before, ours = merged_by_peft(base, adapter), load_all(base), load_all(tmp_path / "merged")
+    operands = operands_of(plan, base, adapter)
+    edited = {t["name"] for shard in plan["shards"] for t in shard["tensors"] if t["edit"]}
+    assert ours.keys() == before.keys()
+    assert edited
+    for name, tensor in ours.items():
+        if name in edited:
+            assert tensor.dtype == (torch.float32 if dtype == torch.float32 else torch.float16)
+            assert not torch.equal(tensor.to(torch.float64), before[name].to(torch.float64))
+            assert_rounded_once(tensor, exact[name], name, operands[name])
+        else:
+            assert tensor.dtype == before[name].dtype
+            assert torch.equal(tensor, before[name])
+    used = [e[key] for s in plan["shards"] for t in s["tensors"] if (e := t["edit"]) for key in ("a", "b", "source") if key in e]
+    assert sorted(used) == sorted(load_file(adapter / "adapter_model.safetensors"))
+    assert {name for record in records for name in record["tensors"]} == edited
+
+
+@pytest.mark.parametrize(("dtype", "stored"), [("float16", torch.float16), ("bfloat16", torch.bfloat16), ("float32", torch.float32)])
+def test_chosen_dtype_reaches_every_tensor(
+    make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path, dtype: str, stored: torch.dtype
+) -> None:
+    base = make_base("llama", torch.bfloat16, False)
+    adapter = make_adapter(base, modules_to_save=["lm_head"])
+    plan = plan_of(base, adapter, dtype)
+    records = merge_all(plan, tmp_path / "merged")
+    exact, operands = merged_by_peft(base, adapter), operands_of(plan, base, adapter)
+    for name, tensor in load_all(tmp_path / "merged").items():
+        assert tensor.dtype == stored
+        assert_rounded_once(tensor, exact[name], name, operands[name])
+    survivals = [t["survival"] for record in records for t in record["tensors"].values()]
+    assert all(abs(s - 1) < 0.2 for s in survivals)
+
+
+def test_survival_tells_what_bfloat16_rounds_away(
+    make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = make_base("qwen2", torch.bfloat16, True)
+    adapter = make_adapter(base, size=3e-5)
+    mean = {}
+    for dtype in ("float16", "bfloat16", "float32"):
+        records = merge_all(plan_of(base, adapter, dtype), tmp_path / dtype)
+        values = [t["survival"] for record in records for t in record["tensors"].values()]
+        mean[dtype] = sum(values) / len(values)
+    assert mean["float32"] == pytest.approx(1, abs=1e-3)
+    assert mean["bfloat16"] < 0.7 < mean["float16"]
+
+
+def test_without_adapter_the_bytes_of_the_base(make_base: Callable[..., Path], tmp_path: Path) -> None:
+    base = make_base()
+    merge_all(plan_of(base, None), tmp_path / "merged")
+    before, after = load_all(base), load_all(tmp_path / "merged")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_same_bytes_for_any_number_of_threads_and_a_true_record(
+    make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make_base()
+    adapter = make_adapter(base)
+    plan = plan_of(base, adapter)
+    one = merge_all(plan, tmp_path / "one", threads=1)
+    assert one == merge_all(plan, tmp_path / "two", threads=2)
+    for shard, record in zip(plan["shards"], one, strict=True):
+        for output in ("one", "two"):
+            assert sha256_of(tmp_path / output / shard["file"]) == record["output"]["sha256"]
+        assert record["base"]["sha256"] == sha256_of(Path(shard["base"]))
+        assert record["adapter"]["sha256"] == sha256_of(adapter / "adapter_model.safetensors")
+
+
+def test_narrow_bands_are_as_exact_as_whole_tensors(
+    make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make_base("llama", torch.float16, False)
+    adapter = make_adapter(base, modules_to_save=["lm_head"])
+    monkeypatch.setattr("ollamake.merge_arithmetic.BAND_ELEMENTS", 200)
+    plan = plan_of(base, adapter)
+    merge_all(plan, tmp_path / "merged")
+    exact, operands = merged_by_peft(base, adapter), operands_of(plan, base, adapter)
+    for name, tensor in load_all(tmp_path / "merged").items():
+        assert_rounded_once(tensor, exact[name], name, operands[name])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("where", ["base", "adapter"])
+def test_values_that_are_no_numbers_stop_the_merge_by_name(
+    make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path, bad: float, where: str
+) -> None:
+    base = make_base()
+    adapter = make_adapter(base)
+    file = adapter / "adapter_model.safetensors" if where == "adapter" else _shard_of(base, "layers.1.mlp.up_proj")
+    tensors = load_file(file)
+    name = next(name for name in tensors if "layers.1.mlp.up_proj" in name)
+    tensors[name].view(-1)[3] = bad
+    save_file(tensors, file, metadata={"format": "pt"})
+    plan = plan_of(base, adapter)
+    with pytest.raises(OllamakeError, match=r"model\.layers\.1\.mlp\.up_proj\.weight has .* not numbers"):
+        merge_all(plan, tmp_path / "merged")
+
+
+def test_overflow_of_float16_names_the_remedy(
+    make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = make_base()
+    file = _shard_of(base, "layers.0.self_attn.q_proj.weight")
+    tensors = load_file(file)
+    tensors["model.layers.0.self_attn.q_proj.weight"][0, 0] = 70000.0
+    save_file(tensors, file, metadata={"format": "pt"})
+    adapter = make_adapter(base)
+    with pytest.raises(OllamakeError, match=r"q_proj\.weight has values up to 70144.*dtype: bfloat16"):
+        merge_all(plan_of(base, adapter), tmp_path / "merged")
+    merge_all(plan_of(base, adapter, "bfloat16"), tmp_path / "bfloat16")
+
+
+def test_a_failure_in_the_middle_leaves_nothing(
+    make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make_base()
+    plan = plan_of(base, make_adapter(base))
+    monkeypatch.setattr(shard_stream, "merge_band", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    shard = next(s for s in plan["shards"] if any(t["edit"] for t in s["tensors"]))
+    with pytest.raises(KeyboardInterrupt):
+        merge_shard(plan, shard["file"], tmp_path / "merged" / shard["file"], 1)
+    assert list((tmp_path / "merged").iterdir()) == []
+
+
+def test_a_base_that_changed_since_it_was_planned(make_base: Callable[..., Path], tmp_path: Path) -> None:
+    plan = plan_of(make_base(), None)
+    other = copy.deepcopy(plan)
+    other["shards"][0]["tensors"][0]["shape"] = [1, 2]
+    with pytest.raises(OllamakeError, match="other tensors than when the merge was planned"):
+        merge_all(other, tmp_path / "merged")
+
+
+def test_no_room_is_said_before_anything_is_written(
+    make_base: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ollamake.free_disk.free_bytes", lambda _: 1000)
+    with pytest.raises(OllamakeError, match=r"not enough disk .* 0\.00 GB free"):
+        merge_all(plan_of(make_base(), None), tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_memory_does_not_grow_with_the_tensor(tmp_path: Path) -> None:
+    """A 400 MB matrix is merged with less memory than it has itself, beside what importing torch takes."""
+    rows, columns, rank = 12800, 16384, 8
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    base.mkdir()
+    adapter.mkdir()
+    name = "model.layers.0.mlp.up_proj"
+    save_file({f"{name}.weight": torch.full((rows, columns), 0.01, dtype=torch.bfloat16)}, base / "model.safetensors")
+    (base / "config.json").write_text("{}")
+    halves = {
+        f"base_model.model.{name}.lora_A.weight": torch.ones(rank, columns),
+        f"base_model.model.{name}.lora_B.weight": torch.ones(rows, rank),
+    }
+    save_file(halves, adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank, "lora_alpha": 8}))
+    (tmp_path / "plan.json").write_text(json.dumps(plan_of(base, adapter)))
+    program = """
+import json, resource, sys
+from pathlib import Path
+from ollamake.shard_stream import merge_shard
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+plan = json.loads(Path("plan.json").read_text())
+merge_shard(plan, "model-00001-of-00001.safetensors", Path("merged.safetensors"), 2)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(SCRIPTS)}, check=True)
+    grown = int(done.stdout) * 1024
+    assert grown < 250e6 < rows * columns * 2, f"{grown / 1e6:.0f} MB"
+
+
+def _shard_of(folder: Path, part: str) -> Path:
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    return folder / next(file for name, file in index.items() if part in name)
