@@ -13,7 +13,7 @@ rule check_inputs:
     the same: it has the highest priority and takes all cores, so nothing else runs until it has passed.
     """
     input:
-        files=small_files,
+        files=users_small_files,
         script=script("check_inputs"),
         library=library("check_inputs"),
     output:

@@ -299,6 +299,11 @@ def say_how_to_chat():
     """Print the one command that chats with each model that has been registered."""
     for name, model in CONFIG.models.items():
         markers = [Path(f"results/{name}/ollama/{quantization}/registered.json") for quantization in model.quantizations]
-        commands = [chat_command(json.loads(marker.read_text())) for marker in markers if marker.exists()]
+        chat = os.path.relpath(os.path.join(workflow.basedir, "scripts/chat.py"))
+        commands = [
+            chat_command(json.loads(marker.read_text(encoding="utf-8")), str(marker), chat)
+            for marker in markers
+            if marker.exists()
+        ]
         if commands:
             print(f"\n{name} is ready. Chat with it:\n\n    {commands[0]}\n", file=sys.stderr)

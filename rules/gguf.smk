@@ -17,7 +17,7 @@ rule convert_to_gguf:
         records=merge_records,
         plan=rules.plan_merge.output,
         manifest=rules.write_model_files.output.manifest,
-        converter=CONVERTER,
+        converter=converter_files(),
         script=script("convert_to_gguf"),
         library=library("convert_to_gguf"),
     output:
@@ -32,13 +32,15 @@ rule convert_to_gguf:
     resources:
         mem_mb=8000,
         disk_mb=convert_disk_mb,
+    params:
+        converter=converter_files()[0],
     message:
         "Converting {wildcards.model} to GGUF"
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --converter {input.converter[0]:q} \
+            --converter {params.converter:q} \
             --plan {input.plan:q} \
             --manifest {input.manifest:q} \
             --name {wildcards.model:q} \

@@ -1,46 +1,12 @@
-"""What the tests share: running Snakemake as a user does, and llama.cpp's programs as the workflow builds them."""
+"""What all tests share: llama.cpp's programs as the workflow itself builds them."""
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ollamake.llama_cpp_source import VERSION
-
-REPOSITORY = Path(__file__).parents[1]
-LLAMA_CPP = REPOSITORY / "resources/llama.cpp" / VERSION
-
-
-def run_snakemake(*arguments: str | Path, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run this repository's workflow with ``folder`` as the working directory; stderr is joined to stdout."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
-    command += ["--directory", str(folder), "--workflow-profile", str(REPOSITORY / "profiles/default")]
-    return subprocess.run(
-        [*command, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=folder,
-        env={**os.environ, **environment},
-        check=False,
-    )
-
-
-def planned_jobs(output: str) -> dict[str, int]:
-    """Return rule -> number of jobs from the table that Snakemake prints before it runs; empty if nothing is to be done."""
-    table = re.search(r"^job +count\n[- ]+\n(.*?)^total +(\d+)$", output, re.MULTILINE | re.DOTALL)
-    if table is None:
-        assert "Nothing to be done" in output, output
-        return {}
-    jobs = Counter({name: int(count) for name, count in (line.split() for line in table[1].splitlines())})
-    assert jobs.total() == int(table[2]), output
-    return dict(jobs)
+from snakemake_runs import LLAMA_CPP, REPOSITORY, run_snakemake
 
 
 @pytest.fixture(scope="session")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import runpy
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from ollamake import converter_process
 from ollamake.errors import OllamakeError
-from ollamake.pre_tokenizer import PRE_TOKENIZERS, pre_tokenizer_name
+from ollamake.progress import SECONDS_BETWEEN_LINES
 
 log = logging.getLogger("ollamake")
 
@@ -41,55 +40,29 @@ def outtype_for(plan: dict[str, Any]) -> str:
 
 
 def convert(converter: Path, checkpoint: Path, outtype: str, name: str, output: Path) -> None:
-    """Run llama.cpp's convert_hf_to_gguf.py in this process and write ``output``.
+    """Run llama.cpp's convert_hf_to_gguf.py and write ``output``.
 
-    Raises OllamakeError with the converter's own word for an architecture or tokenizer it does not know, and for a
-    weight that float16 cannot hold (which the converter itself only warns of).
+    It runs in a process of its own, since its tree brings a `gguf` package of its own. Raises OllamakeError with the
+    converter's own word for an architecture or tokenizer it does not know, and for a weight that float16 cannot hold
+    (which the converter itself only warns of).
     """
-    tree = str(converter.resolve().parent)
-    arguments = [str(converter), str(checkpoint), "--outfile", str(output), "--outtype", outtype, "--model-name", name]
-    path, argv = list(sys.path), list(sys.argv)
-    # sys.path[0] is this project's scripts folder; the converter's own packages must win over everything.
-    sys.path.insert(0, tree)
-    sys.argv = arguments
-    try:
-        _teach_pre_tokenizer(checkpoint)
-        with np.errstate(over="raise"):
-            runpy.run_path(str(converter), run_name="__main__")
-    except FloatingPointError as error:
+    command = [sys.executable, str(Path(converter_process.__file__)), str(converter), str(checkpoint)]
+    command += ["--outfile", str(output), "--outtype", outtype, "--model-name", name]
+    last_lines: deque[str] = deque(maxlen=25)
+    refusal = ""
+    said = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            last_lines.append(line)
+            if line.startswith(converter_process.REFUSAL):
+                refusal = line.removeprefix(converter_process.REFUSAL).strip()
+            elif line.startswith("WARNING") or (
+                line.startswith("Writing:") and time.monotonic() - said > SECONDS_BETWEEN_LINES
+            ):
+                log.info("%s", line.rstrip())
+                said = time.monotonic()
+    if child.returncode or not output.exists():
         raise OllamakeError(
-            f"a weight of {checkpoint} is larger than float16 can hold (65504). Set `merge: {{dtype: bfloat16}}`"
-            " (or float32) in the configuration."
-        ) from error
-    except NotImplementedError as error:
-        raise OllamakeError(f"llama.cpp's converter cannot convert {checkpoint}: {error}") from error
-    except SystemExit as error:
-        if error.code:
-            raise OllamakeError(
-                f"llama.cpp's converter ended with {error.code!r} on {checkpoint}; its reason stands above."
-            ) from error
-    finally:
-        sys.path[:], sys.argv = path, argv
-
-
-def _teach_pre_tokenizer(checkpoint: Path) -> None:
-    """Let the converter fall back on the tokenizer's own definition where it does not know the hash."""
-    from conversion.base import TextModel  # of llama.cpp's tree, on sys.path only now
-
-    original: Callable[..., str] = TextModel.get_vocab_base_pre
-
-    def get_vocab_base_pre(self: Any, tokenizer: Any) -> str:
-        try:
-            return original(self, tokenizer)
-        except NotImplementedError as error:
-            definition = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
-            name = pre_tokenizer_name(definition)
-            if name is None:
-                raise NotImplementedError(
-                    "its pre-tokenizer is not one that llama.cpp knows by hash, nor one of"
-                    f" {', '.join(PRE_TOKENIZERS)} by its definition in tokenizer.json"
-                ) from error
-            log.info("the vocabulary is not known to llama.cpp; its pre-tokenizer is that of %r", name)
-            return name
-
-    TextModel.get_vocab_base_pre = get_vocab_base_pre
+            refusal or f"llama.cpp's converter failed on {checkpoint} (exit code {child.returncode}):\n{''.join(last_lines)}"
+        )

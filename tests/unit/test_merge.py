@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import merged_by_peft
+from small_models import merged_by_peft
 from ollamake import shard_stream
 from ollamake.adapter import read_adapter
 from ollamake.checkpoint import read_checkpoint

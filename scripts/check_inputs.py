@@ -1,0 +1,34 @@
+"""Check what a model is to be built from, and with what, before anything heavy starts.
+
+    python scripts/check_inputs.py --model m --spec '{"base": "BASE", "adapter": null, "made_here": [], "dtype": "auto",
+        "quantizations": ["Q4_K_M"], "target": "auto", "host": null, "compiler_needed": false}' \\
+        --output results/m/inputs.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ollamake.atomic_write import write_json
+from ollamake.errors import run
+from ollamake.input_checks import check_inputs, refuse_unknown
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="the model's name in the configuration")
+    parser.add_argument("--spec", type=json.loads, required=True, help="JSON: what to check, see above")
+    parser.add_argument("--output", type=Path, required=True, help="what was found, as JSON: results/MODEL/inputs.json")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    refuse_unknown(args.spec)
+    write_json(args.output, check_inputs(args.model, args.spec, args.output.parent.parent))
+
+
+if __name__ == "__main__":
+    run(main)

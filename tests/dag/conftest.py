@@ -1,0 +1,74 @@
+"""Fixtures of the tests of the graph."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from dag_build import Build, save_small_adapter, save_small_base
+from snakemake_runs import LLAMA_CPP, REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def programs(llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with llama-quantize and llama.cpp's source, as a user may name it in tools.llama_cpp."""
+    program = llama_cpp("llama-quantize")
+    folder = tmp_path_factory.mktemp("llama.cpp")
+    (folder / "bin").mkdir()
+    shutil.copy2(program, folder / "bin")
+    (folder / "source").symlink_to(LLAMA_CPP / "source")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """A finished build. Tests that edit take a copy."""
+    folder = tmp_path_factory.mktemp("finished") / "work"
+    save_small_base(folder / "base")
+    save_small_adapter(folder / "base", folder / "adapter")
+    model = {
+        "base": "base",
+        "adapter": "adapter",
+        "quantizations": ["Q4_K_M", "Q8_0"],
+        "ollama": {"system": "道路設計の専門家。", "parameters": {"temperature": 0.1}},
+    }
+    config = {"models": {"small": model}, "ollama": {"target": "store"}, "tools": {"llama_cpp": str(programs)}}
+    build = Build(folder, config)
+    build.write_config()
+    build.run("--cores", "2", "all")
+    return build
+
+
+@pytest.fixture
+def build(finished: Build, tmp_path: Path) -> Iterator[Build]:
+    """A copy of the finished build, with its times, to be edited."""
+    folder = tmp_path / "work"
+    shutil.copytree(finished.folder, folder, symlinks=True)
+    yield Build(folder, json.loads(json.dumps(finished.config)))
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def own_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the workflow, to change its code."""
+    folder = tmp_path_factory.mktemp("code") / "ollamake"
+    folder.mkdir()
+    for name in ("Snakefile", "rules", "scripts", "config", "envs", "profiles"):
+        source = REPOSITORY / name
+        (shutil.copytree if source.is_dir() else shutil.copy2)(source, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_with_own_code(finished: Build, own_code: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], tuple[Build, Path]]:
+    """A build finished with the copy of the workflow; only dry runs are made in it, so all tests share one."""
+    folder = tmp_path_factory.mktemp("own") / "work"
+    for name in ("base", "adapter"):
+        shutil.copytree(finished.folder / name, folder / name)
+    build = Build(folder, finished.config)
+    build.write_config()
+    build.run("--cores", "2", "--snakefile", str(own_code / "Snakefile"), "all")
+    return lambda: (build, own_code)

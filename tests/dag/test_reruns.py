@@ -1,0 +1,223 @@
+"""After a finished build, each single edit reruns exactly the jobs it must."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from dag_build import Build, save_small_adapter, save_small_base
+from snakemake_runs import REPOSITORY, run_snakemake
+
+FROM_THE_GGUF = {"quantize": 2, "register": 2}
+FROM_ONE_SHARD = {"check_inputs": 1, "merge_shard": 1, "convert_to_gguf": 1, **FROM_THE_GGUF}
+
+
+def touch(file: Path, seconds: int = 10) -> None:
+    later = file.stat().st_mtime_ns + seconds * 10**9
+    os.utime(file, ns=(later, later))
+
+
+def test_nothing(build: Build) -> None:
+    assert build.planned() == {}
+
+
+def test_a_system_prompt(build: Build) -> None:
+    build.model()["ollama"]["system"] = "Answer briefly."
+    assert build.planned() == {"write_modelfile": 2, "register": 2}
+
+
+def test_a_parameter(build: Build) -> None:
+    build.model()["ollama"]["parameters"]["temperature"] = 0.2
+    assert build.planned() == {"write_modelfile": 2, "register": 2}
+
+
+def test_two_parameters_that_swap_values(build: Build) -> None:
+    build.model()["ollama"]["parameters"] = {"temperature": 0.9, "top_p": 0.1}
+    build.write_config()
+    build.run("--cores", "1", "all")
+    build.model()["ollama"]["parameters"] = {"temperature": 0.1, "top_p": 0.9}
+    assert build.planned() == {"write_modelfile": 2, "register": 2}
+
+
+def test_another_name_in_ollama(build: Build) -> None:
+    build.model()["ollama"]["name"] = "road"
+    assert build.planned() == {"write_modelfile": 2, "register": 2}
+
+
+def test_a_quantization_added(build: Build) -> None:
+    build.model()["quantizations"].append("Q5_K_M")
+    assert build.planned() == {"check_inputs": 1, "quantize": 1, "write_modelfile": 1, "register": 1}
+
+
+def test_a_quantization_added_and_the_prompt_changed(build: Build) -> None:
+    build.model()["quantizations"].append("Q5_K_M")
+    build.model()["ollama"]["system"] = "Answer briefly."
+    assert build.planned() == {"check_inputs": 1, "quantize": 1, "write_modelfile": 3, "register": 3}
+
+
+def test_a_quantization_removed(build: Build) -> None:
+    build.model()["quantizations"].remove("Q8_0")
+    assert build.planned() == {"check_inputs": 1}
+    assert (build.folder / "results/small/gguf/small.Q8_0.gguf").exists()
+
+
+def test_a_second_model(build: Build) -> None:
+    build.config["models"]["plain"] = {"base": "base", "quantizations": ["Q8_0"]}
+    one_each = ("check_inputs", "plan_merge", "write_model_files", "convert_to_gguf", "quantize", "write_modelfile", "register")
+    assert build.planned() == {"merge_shard": 3, **dict.fromkeys(one_each, 1)}
+
+
+@pytest.mark.parametrize("seconds", [0, -10**6], ids=["newer", "older"])
+def test_the_adapter_retrained(build: Build, seconds: int) -> None:
+    save_small_adapter(build.folder / "base", build.folder / "adapter", seed=2)
+    touch(build.folder / "adapter/adapter_model.safetensors", seconds)
+    assert build.planned() == FROM_ONE_SHARD | {"merge_shard": 3}
+
+
+def test_one_base_shard_replaced(build: Build, tmp_path: Path) -> None:
+    save_small_base(tmp_path / "other", seed=2)
+    name = "model-00002-of-00003.safetensors"
+    shutil.copy(tmp_path / "other" / name, build.folder / "base" / name)
+    assert build.planned() == FROM_ONE_SHARD
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["base/*.safetensors", "adapter/*", "base/*.json", "results/small/merged/*", "results/small/gguf/*.json", "results/small/*.json"],
+)
+@pytest.mark.parametrize("seconds", [10**6, -(10**6)])
+def test_touched_but_not_changed(build: Build, pattern: str, seconds: int) -> None:
+    files = sorted(build.folder.glob(pattern))
+    assert files
+    for file in files:
+        touch(file, seconds)
+    assert build.planned() == {}
+
+
+def test_a_touched_shard_stays_unchanged_after_a_rebuild_for_another_reason(build: Build) -> None:
+    for shard in (build.folder / "base").glob("*.safetensors"):
+        touch(shard)
+    build.write_config()
+    build.run("--cores", "2", "--forcerun", "merge_shard", "--", "all")
+    assert build.planned() == {}
+
+
+@pytest.mark.parametrize(
+    ("script", "jobs"),
+    [
+        ("plan_merge", {"plan_merge": 1, "merge_shard": 3, "write_model_files": 1, "convert_to_gguf": 1, "write_modelfile": 2, **FROM_THE_GGUF}),
+        ("merge_shard", {"merge_shard": 3, "convert_to_gguf": 1, **FROM_THE_GGUF}),
+        ("convert_to_gguf", {"convert_to_gguf": 1, **FROM_THE_GGUF}),
+        ("quantize", FROM_THE_GGUF),
+        ("write_modelfile", {"write_modelfile": 2, "register": 2}),
+        ("register", {"register": 2}),
+        ("check_inputs", {"check_inputs": 1}),
+        ("ollamake/modelfile", {"write_modelfile": 2, "register": 2}),
+        ("ollamake/ollama_store", {"register": 2}),
+        ("ollamake/merge_arithmetic", {"merge_shard": 3, "convert_to_gguf": 1, **FROM_THE_GGUF}),
+        ("ollamake/gguf_quantization", FROM_THE_GGUF),
+        ("ollamake/input_checks", {"check_inputs": 1}),
+        ("ollamake/demo_training", {}),
+        ("ollamake/configuration", {}),
+    ],
+)
+def test_code(finished_with_own_code: Callable[[], tuple[Build, Path]], script: str, jobs: dict[str, int]) -> None:
+    build, code = finished_with_own_code()
+    file = code / "scripts" / f"{script}.py"
+    touch(file)
+    assert build.planned("--snakefile", str(code / "Snakefile")) == {}
+    with file.open("a", encoding="utf-8") as source:
+        source.write("\n# changed\n")
+    try:
+        assert build.planned("--snakefile", str(code / "Snakefile")) == jobs
+    finally:
+        shutil.copy2(REPOSITORY / "scripts" / f"{script}.py", file)
+
+
+def test_another_version_of_llama_quantize(build: Build, programs: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(programs, other, symlinks=True)
+    build.config["tools"]["llama_cpp"] = str(other)
+    assert build.planned("--rerun-triggers", "mtime", "code", "params") == {}
+    with (other / "bin/llama-quantize").open("ab") as program:
+        program.write(b"\0")
+    assert build.planned("--rerun-triggers", "mtime", "code", "params") == FROM_THE_GGUF
+
+
+@pytest.mark.parametrize(
+    ("deleted", "jobs"),
+    [
+        ("gguf/small.Q4_K_M.gguf", {"quantize": 1, "register": 1}),
+        ("ollama/Q8_0/Modelfile", {"write_modelfile": 1, "register": 1}),
+        ("ollama/Q8_0/registered.json", {"register": 1}),
+        ("inputs.json", {"check_inputs": 1}),
+        ("merged/model-00001-of-00003.safetensors", {}),
+        ("gguf/small.unquantized.gguf", {}),
+    ],
+)
+def test_a_result_deleted(build: Build, deleted: str, jobs: dict[str, int]) -> None:
+    (build.folder / "results/small" / deleted).unlink()
+    assert build.planned() == jobs
+
+
+def test_a_job_killed_in_the_middle(build: Build) -> None:
+    """The killed job is planned again, not what was done before it, and the bytes are those of an undisturbed build."""
+    gguf = build.folder / "results/small/gguf/small.Q4_K_M.gguf"
+    expected = gguf.read_bytes()
+    gguf.unlink()
+    slow = build.folder / "slow"
+    shutil.copytree(build.config["tools"]["llama_cpp"], slow, symlinks=True)
+    program = slow / "bin/llama-quantize"
+    program.rename(slow / "bin/real")
+    program.write_text(f'#!/bin/sh\ntouch {build.folder}/started\nsleep 60\nexec {slow}/bin/real "$@"\n')
+    program.chmod(0o755)
+    build.config["tools"]["llama_cpp"] = str(slow)
+    build.write_config()
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--configfile", "mine.yaml"]
+    running = subprocess.Popen(
+        [*command, "--cores", "1", "--directory", str(build.folder), str(gguf.relative_to(build.folder))],
+        cwd=build.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (build.folder / "started").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    assert not gguf.exists()
+    program.unlink()
+    (slow / "bin/real").rename(program)
+    build.run("--unlock")
+    jobs = build.planned(str(gguf.relative_to(build.folder)))
+    assert jobs == {"quantize": 1}
+    build.run("--cores", "1", str(gguf.relative_to(build.folder)))
+    assert gguf.read_bytes() == expected
+    assert not list(gguf.parent.glob(".*.tmp"))
+
+
+def test_a_dry_run_writes_nothing(finished: Build, tmp_path: Path) -> None:
+    """Before and after a build: not a file outside .snakemake appears, disappears or changes its time."""
+    fresh = Build(tmp_path / "fresh", finished.config)
+    shutil.copytree(finished.folder / "base", fresh.folder / "base")
+    shutil.copytree(finished.folder / "adapter", fresh.folder / "adapter")
+    for build in (fresh, finished):
+        build.write_config()
+        before = listing(build.folder)
+        done = run_snakemake("--configfile", "mine.yaml", "-n", "all", folder=build.folder)
+        assert done.returncode == 0, done.stdout
+        assert listing(build.folder) == before
+
+
+def listing(folder: Path) -> dict[str, tuple[int, int]]:
+    files = [file for file in folder.rglob("*") if ".snakemake" not in file.parts]
+    return {str(file): (file.lstat().st_mtime_ns, file.lstat().st_size) for file in files}
