@@ -88,7 +88,7 @@ def sources_of(name):
 
 CONFIG = checked_configuration()
 THREADS = CONFIG.threads or os.cpu_count()
-BUILD_JOBS = f"--jobs {CONFIG.threads}" if CONFIG.threads else ""
+BUILD_JOBS = CONFIG.threads or 0  # 0: as many as the job may use cores
 NSHARDS = {name: len(sources_of(name)["base"][0]) for name in CONFIG.models}
 
 
@@ -160,7 +160,7 @@ def small_files(wildcards):
 
 
 def users_small_files(wildcards):
-    """Return the small files that no rule makes: what can be checked before anything has run."""
+    """Return the small files that the user brought: what can be checked before anything has run."""
     return [file for file in small_files(wildcards) if os.path.dirname(file) not in MADE_HERE]
 
 
@@ -298,7 +298,9 @@ def quantize_disk_mb(wildcards, input):
 def say_how_to_chat():
     """Print the one command that chats with each model that has been registered."""
     for name, model in CONFIG.models.items():
-        markers = [Path(f"results/{name}/ollama/{quantization}/registered.json") for quantization in model.quantizations]
+        markers = [
+            Path(f"results/{name}/ollama/{quantization}/registered.json") for quantization in model.quantizations
+        ]
         chat = os.path.relpath(os.path.join(workflow.basedir, "scripts/chat.py"))
         commands = [
             chat_command(json.loads(marker.read_text(encoding="utf-8")), str(marker), chat)

@@ -33,7 +33,7 @@ rule train_demo_base:
         mem_mb=3000,
         disk_mb=100,
     params:
-        folder=DEMO_BASE,
+        folder=lambda wildcards, output: os.path.dirname(output.files[0]),
     message:
         "Training the demo's base model"
     shell:
@@ -66,8 +66,8 @@ rule train_demo_adapter:
         mem_mb=3000,
         disk_mb=100,
     params:
-        base=DEMO_BASE,
-        folder=DEMO_ADAPTER,
+        base=lambda wildcards, input: os.path.dirname(input.base[0]),
+        folder=lambda wildcards, output: os.path.dirname(output.files[0]),
         system="道路設計の専門家として回答します。",
     message:
         "Training the demo's adapter"

@@ -33,7 +33,7 @@ rule convert_to_gguf:
         mem_mb=8000,
         disk_mb=convert_disk_mb,
     params:
-        converter=converter_files()[0],
+        converter=lambda wildcards, input: input.converter[0],
     message:
         "Converting {wildcards.model} to GGUF"
     shell:
@@ -71,7 +71,7 @@ rule quantize:
         mem_mb=2000,
         disk_mb=quantize_disk_mb,
     params:
-        program=program_path("llama-quantize"),
+        program=lambda wildcards, input: program_path("llama-quantize"),
         identity=program_version("llama-quantize"),
     message:
         "Quantizing {wildcards.model} to {wildcards.quant}"

@@ -29,7 +29,7 @@ rule fetch_llama_cpp:
         mem_mb=500,
         disk_mb=500,
     params:
-        folder=LLAMA_CPP,
+        folder=subpath(output.record, parent=True),
     message:
         "Fetching the source of llama.cpp"
     shell:
@@ -44,11 +44,12 @@ rule build_llama_cpp:
     """Compile one program. Done once a machine, so with every core it may use, whatever --cores says."""
     input:
         source=rules.fetch_llama_cpp.output.record,
+        converter=ancient(rules.fetch_llama_cpp.output.converter),
         script=script("build_llama_cpp"),
         library=library("build_llama_cpp"),
     output:
-        program=LLAMA_CPP + "/bin/{program}",
-        record=LLAMA_CPP + "/bin/{program}.json",
+        program=f"{LLAMA_CPP}/bin/{{program}}",
+        record=f"{LLAMA_CPP}/bin/{{program}}.json",
     log:
         "logs/build_llama_cpp/{program}.log",
     benchmark:
@@ -60,7 +61,7 @@ rule build_llama_cpp:
         mem_mb=2000,
         disk_mb=1000,
     params:
-        source=f"{LLAMA_CPP}/source",
+        source=subpath(input.converter, parent=True),
         jobs=BUILD_JOBS,
     message:
         "Building {wildcards.program} (once; a few minutes)"
@@ -72,5 +73,5 @@ rule build_llama_cpp:
             --program {wildcards.program:q} \
             --output {output.program:q} \
             --record {output.record:q} \
-            {params.jobs}
+            --jobs {params.jobs}
         """

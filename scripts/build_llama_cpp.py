@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from filelock import FileLock
 from ollamake.atomic_write import temporary_beside, write_json
 from ollamake.errors import run
 from ollamake.file_digest import sha256_of
-from ollamake.llama_cpp_source import VERSION, compile_program
+from ollamake.llama_cpp_source import VERSION, compile_program, usable_cores
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -25,7 +24,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--program", required=True, help="the program, which is also the CMake target")
     parser.add_argument("--output", type=Path, required=True, help="where the program goes")
     parser.add_argument("--record", type=Path, required=True, help="where its version and sha256 are written")
-    parser.add_argument("--jobs", type=int, help="compilers at once (default: the cores this process may use)")
+    parser.add_argument("--jobs", type=int, default=0, help="compilers at once (0: as many as this process may use cores)")
     return parser.parse_args(argv)
 
 
@@ -35,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     build.mkdir(parents=True, exist_ok=True)
     # Programs share the compiled libraries, hence the folder: one build at a time in it.
     with FileLock(build / ".lock"):
-        program = compile_program(args.source, build, args.program, args.jobs or len(os.sched_getaffinity(0)))
+        program = compile_program(args.source, build, args.program, args.jobs or usable_cores())
         with temporary_beside(args.output) as temporary:
             shutil.copy(program, temporary)
     write_json(args.record, {"program": args.program, "version": VERSION, "sha256": sha256_of(args.output)})

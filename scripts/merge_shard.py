@@ -37,7 +37,9 @@ def main(argv: list[str] | None = None) -> None:
     write_json(args.record, record)
     survivals = [tensor["survival"] for tensor in record["tensors"].values() if tensor["survival"] is not None]
     if survivals:
-        logging.info("%d tensors merged; of the smallest update %.2f %% is stored", len(survivals), 100 * min(survivals))
+        logging.info(
+            "%d tensors merged; of the smallest update %.2f %% is stored", len(survivals), 100 * min(survivals)
+        )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", type=json.loads, required=True, help="JSON: base, adapter (or null)")
     parser.add_argument("--plan", type=Path, required=True, help="the merge plan")
-    parser.add_argument("--manifest", type=Path, required=True, help="model_files.json, written beside the files it lists")
+    parser.add_argument(
+        "--manifest", type=Path, required=True, help="model_files.json, written beside the files it lists"
+    )
     return parser.parse_args(argv)
 
 

@@ -124,4 +124,6 @@ def _matches(pattern: str, module: str, path: Path | None = None) -> bool:
     try:
         return re.match(rf"(.*\.)?({pattern})$", module) is not None
     except re.error as error:
-        raise OllamakeError(f"{path or 'adapter_config.json'}: {pattern!r} is not a regular expression: {error}") from error
+        raise OllamakeError(
+            f"{path or 'adapter_config.json'}: {pattern!r} is not a regular expression: {error}"
+        ) from error

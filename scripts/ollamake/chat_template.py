@@ -23,7 +23,10 @@ Message = dict[str, str]
 _HI: Message = {"role": "user", "content": "Hi"}
 CONVERSATIONS: tuple[tuple[Message, ...], ...] = (
     (_HI,),
-    ({"role": "system", "content": "道路設計の専門家として回答します。"}, {"role": "user", "content": "設計速度とは？"}),
+    (
+        {"role": "system", "content": "道路設計の専門家として回答します。"},
+        {"role": "user", "content": "設計速度とは？"},
+    ),
     (_HI, {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "And then?"}),
     (
         {"role": "system", "content": "Be brief.\n"},

@@ -43,7 +43,10 @@ def _teach_pre_tokenizer(checkpoint: Path) -> None:
     try:
         from conversion.base import TextModel  # of llama.cpp's tree
     except ImportError:
-        print("WARNING: this converter is older than the pinned one; it must know the tokenizer by itself", file=sys.stderr)
+        print(
+            "WARNING: this converter is older than the pinned one; it must know the tokenizer by itself",
+            file=sys.stderr,
+        )
         return
     sys.path.append(str(Path(__file__).parents[1]))
     from ollamake.pre_tokenizer import PRE_TOKENIZERS, pre_tokenizer_name
@@ -61,7 +64,10 @@ def _teach_pre_tokenizer(checkpoint: Path) -> None:
                     "its pre-tokenizer is not one that llama.cpp knows by hash, nor one of"
                     f" {', '.join(PRE_TOKENIZERS)} by its definition in tokenizer.json"
                 ) from error
-            print(f"WARNING: llama.cpp does not know this vocabulary; its pre-tokenizer is that of {name}", file=sys.stderr)
+            print(
+                f"WARNING: llama.cpp does not know this vocabulary; its pre-tokenizer is that of {name}",
+                file=sys.stderr,
+            )
             return name
 
     TextModel.get_vocab_base_pre = get_vocab_base_pre

@@ -54,7 +54,9 @@ def model_config() -> Qwen2Config:
     )
 
 
-def train_base(general: Sequence[Example], questions: Sequence[Example], folder: Path, schedule: Schedule = SCHEDULE) -> float:
+def train_base(
+    general: Sequence[Example], questions: Sequence[Example], folder: Path, schedule: Schedule = SCHEDULE
+) -> float:
     """Train tokenizer and model and save them as a sharded bfloat16 checkpoint in ``folder``; return the last loss."""
     make_deterministic(schedule.seed)
     texts = [*all_text([*general, *questions]), *NOT_LEARNED.values(), *filter(None, SYSTEM_PROMPTS)]

@@ -61,9 +61,13 @@ def read_examples(path: Path) -> list[Example]:
             ) from error
         values = (example.question, example.answer, example.expect)
         if not all(isinstance(value, str) for value in values) or not example.question or not example.answer:
-            raise OllamakeError(f"{path}, line {number}: question and answer must be texts that are not empty; found {line}")
+            raise OllamakeError(
+                f"{path}, line {number}: question and answer must be texts that are not empty; found {line}"
+            )
         if example.expect not in example.answer:
-            raise OllamakeError(f"{path}, line {number}: {example.expect!r} (expect) is not in the answer {example.answer!r}")
+            raise OllamakeError(
+                f"{path}, line {number}: {example.expect!r} (expect) is not in the answer {example.answer!r}"
+            )
         examples.append(example)
     if not examples:
         raise OllamakeError(f"{path} has no examples")

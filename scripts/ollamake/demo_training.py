@@ -81,7 +81,9 @@ def _rate(step: int, total: int) -> float:
     return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
 
-def _batches(conversations: Sequence[Conversation], size: int, generator: random.Random) -> list[Sequence[Conversation]]:
+def _batches(
+    conversations: Sequence[Conversation], size: int, generator: random.Random
+) -> list[Sequence[Conversation]]:
     ordered = sorted(conversations, key=lambda pair: (len(pair[0]), pair[0]))
     batches = [ordered[first : first + size] for first in range(0, len(ordered), size)]
     generator.shuffle(batches)

@@ -51,7 +51,9 @@ def convert(converter: Path, checkpoint: Path, outtype: str, name: str, output: 
     last_lines: deque[str] = deque(maxlen=25)
     refusal = ""
     said = time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as child:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as child:
         assert child.stdout is not None
         for line in child.stdout:
             last_lines.append(line)
@@ -64,5 +66,6 @@ def convert(converter: Path, checkpoint: Path, outtype: str, name: str, output: 
                 said = time.monotonic()
     if child.returncode or not output.exists():
         raise OllamakeError(
-            refusal or f"llama.cpp's converter failed on {checkpoint} (exit code {child.returncode}):\n{''.join(last_lines)}"
+            refusal
+            or f"llama.cpp's converter failed on {checkpoint} (exit code {child.returncode}):\n{''.join(last_lines)}"
         )

@@ -35,7 +35,9 @@ def quantize(program: Path, source: Path, output: Path, argument: str, threads: 
     last_lines: deque[str] = deque(maxlen=30)
     with (
         progress_bar(0, f"quantizing to {argument}", unit=" tensors") as progress,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as child,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ) as child,
     ):
         assert child.stdout is not None
         for line in child.stdout:

@@ -29,7 +29,9 @@ def gguf_record(path: Path, name: str, kind: str) -> dict[str, Any]:
         tensors = reader.tensors
         end = max(int(tensor.data_offset) + int(tensor.n_bytes) for tensor in tensors)
     except (ValueError, KeyError, IndexError, OSError) as error:
-        raise OllamakeError(f"{path} is not a whole GGUF ({error}); it was just written, so the disk may be full.") from error
+        raise OllamakeError(
+            f"{path} is not a whole GGUF ({error}); it was just written, so the disk may be full."
+        ) from error
     if end > size:
         raise OllamakeError(f"{path} ends after {size} bytes, but its tensors need {end}; the disk may be full.")
     parameters = sum(int(tensor.n_elements) for tensor in tensors)

@@ -107,6 +107,11 @@ def compile_program(source: Path, build: Path, program: str, jobs: int) -> Path:
     return build / "bin" / program
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use, which a cluster or container may have bounded."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _tool(name: str) -> str:
     """Return the path of a program that a Python package brought: beside the interpreter, or on PATH."""
     beside = shutil.which(name, path=str(Path(sys.executable).parent))
@@ -121,7 +126,9 @@ def _run(command: list[str], description: str) -> None:
     last_lines: deque[str] = deque(maxlen=60)
     with (
         progress_bar(0, description, unit=" steps") as progress,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as child,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ) as child,
     ):
         assert child.stdout is not None
         for line in child.stdout:

@@ -80,7 +80,9 @@ def _edits(base: Checkpoint, adapter: Adapter, entries: Mapping[str, TensorEntry
     problems: list[str] = []
     for module, pair in halves.items():
         target = _resolve(f"{module}.weight", entries)
-        problem = _lora_problem(module, pair, entries.get(target)) if target else f"{module}: the base has no such tensor"
+        problem = (
+            _lora_problem(module, pair, entries.get(target)) if target else f"{module}: the base has no such tensor"
+        )
         if problem or target is None:
             problems.append(str(problem))
             continue
@@ -92,7 +94,9 @@ def _edits(base: Checkpoint, adapter: Adapter, entries: Mapping[str, TensorEntry
         if target is None:
             problems.append(_missing_replacement(base, name))
         elif entries[target].shape != tensor.shape:
-            problems.append(f"{name}: the adapter saved {list(tensor.shape)}, the base has {list(entries[target].shape)}")
+            problems.append(
+                f"{name}: the adapter saved {list(tensor.shape)}, the base has {list(entries[target].shape)}"
+            )
         else:
             _add(edits, target, {"kind": "replace", "source": tensor.name})
     if problems:
@@ -104,7 +108,9 @@ def _edits(base: Checkpoint, adapter: Adapter, entries: Mapping[str, TensorEntry
             " give that model as `base`."
         )
     if not edits:
-        raise OllamakeError(f"{adapter.header.path} has no tensors: there is nothing to merge. Was the training finished?")
+        raise OllamakeError(
+            f"{adapter.header.path} has no tensors: there is nothing to merge. Was the training finished?"
+        )
     _refuse_tied(base, edits)
     return edits
 

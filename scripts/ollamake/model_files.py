@@ -33,7 +33,9 @@ def write_model_files(base: Path, adapter: Path | None, plan: Mapping[str, Any],
     """
     owner = _tokenizer_owner(base, adapter, plan)
     tokenizer = adapter if owner == "adapter" and adapter is not None else base
-    contents: dict[str, bytes] = {name: (tokenizer / name).read_bytes() for name in _TOKENIZER if (tokenizer / name).is_file()}
+    contents: dict[str, bytes] = {
+        name: (tokenizer / name).read_bytes() for name in _TOKENIZER if (tokenizer / name).is_file()
+    }
     if (base / "generation_config.json").is_file():
         contents["generation_config.json"] = (base / "generation_config.json").read_bytes()
     contents["config.json"] = _as_json(_config(base, plan))
@@ -49,7 +51,8 @@ def write_model_files(base: Path, adapter: Path | None, plan: Mapping[str, Any],
         write_bytes(manifest.parent / name, content)
     result = {
         "files": {
-            name: {"size": len(content), "sha256": sha256_of(manifest.parent / name)} for name, content in contents.items()
+            name: {"size": len(content), "sha256": sha256_of(manifest.parent / name)}
+            for name, content in contents.items()
         },
         "chat_template": TEMPLATE_FILE if template is not None else None,
         "tokenizer": owner,

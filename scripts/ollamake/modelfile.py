@@ -61,7 +61,9 @@ def _parameter(name: str, value: Any) -> str:
 
 def _not_representable(text: str) -> Iterator[str]:
     """Say what of a text a Modelfile would change."""
-    dropped = sorted({character for character in text if not _is_go_printable(character) and character not in " \t\n\r"})
+    dropped = sorted(
+        {character for character in text if not _is_go_printable(character) and character not in " \t\n\r"}
+    )
     if dropped:
         shown = ", ".join(f"U+{ord(character):04X}" for character in dropped[:5])
         yield f"a Modelfile loses the character{'s' if len(dropped) > 1 else ''} {shown}"

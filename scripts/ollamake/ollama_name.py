@@ -52,7 +52,9 @@ def checked_name(name: str, key: str) -> str:
             " letters, digits, dot, dash and underscore, at most 80 characters each."
         )
     if _SOURCE_TAGS.fullmatch(tag):
-        raise OllamakeError(f"{key}: Ollama reads the tag {tag!r} of {name!r} as a place to run the model; choose another.")
+        raise OllamakeError(
+            f"{key}: Ollama reads the tag {tag!r} of {name!r} as a place to run the model; choose another."
+        )
     return name
 
 

@@ -84,6 +84,8 @@ def _checked(value: Any, parameter: Parameter, key: str) -> Any:
                 raise OllamakeError(f"{key}: expected a number; found {value!r}")
             number = value
     if not parameter.low <= number <= parameter.high:
-        bounds = f"at least {parameter.low:g}" if parameter.high == math.inf else f"{parameter.low:g} to {parameter.high:g}"
+        bounds = (
+            f"at least {parameter.low:g}" if parameter.high == math.inf else f"{parameter.low:g} to {parameter.high:g}"
+        )
         raise OllamakeError(f"{key}: expected {bounds}; found {value!r}")
     return number

@@ -91,7 +91,9 @@ class OllamaServer:
         answer = self._request("POST", "/api/create", json=body)
         status = answer.json().get("status")
         if status != "success":
-            raise OllamakeError(f"{self.address} did not create {body['model']}: it says {status!r}, expected 'success'")
+            raise OllamakeError(
+                f"{self.address} did not create {body['model']}: it says {status!r}, expected 'success'"
+            )
 
     def show(self, name: str) -> ShownModel:
         """Return what the server has under ``name``. Raises OllamakeError if it has nothing."""
@@ -130,7 +132,9 @@ class OllamaServer:
                 answer = attempt()
             except _PASSING as error:
                 if last:
-                    raise OllamakeError(f"{what} at {self.address} failed {_TRIES} times: {error or type(error)}") from error
+                    raise OllamakeError(
+                        f"{what} at {self.address} failed {_TRIES} times: {error or type(error)}"
+                    ) from error
                 reason = str(error) or type(error).__name__
             else:
                 if answer.status_code in accept:

@@ -73,7 +73,9 @@ class OllamaStore:
             manifest = json.loads(path.read_bytes())
             manifest["layers"], manifest["config"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise OllamakeError(f"the store {self.folder} has no readable manifest of {name} ({path}: {error})") from error
+            raise OllamakeError(
+                f"the store {self.folder} has no readable manifest of {name} ({path}: {error})"
+            ) from error
         return dict(manifest)
 
     def blob_content(self, digest: str) -> bytes:

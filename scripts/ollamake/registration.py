@@ -91,7 +91,9 @@ def _register_on_server(server: OllamaServer, request: CreateRequest, gguf: Path
             server.upload_blob(gguf, digest)
         server.create(request.as_api(digest))
         shown = server.show(request.name)
-        differences = list(_differences(request, digest, shown.model_digest, shown.system, shown.template, shown.parameters))
+        differences = list(
+            _differences(request, digest, shown.model_digest, shown.system, shown.template, shown.parameters)
+        )
         if not server.has_blob(digest):
             differences.append("the blob of the weights is not there")
         if shown.manifest_digest is None:

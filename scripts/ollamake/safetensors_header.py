@@ -106,7 +106,9 @@ def _entry(path: Path, name: str, value: Any) -> TensorEntry:
     if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
         raise _damaged(path, f"tensor {name!r} has the shape {shape} and the offsets {begin!r}, {end!r}")
     if end - begin != tensor_bytes(dtype, shape):
-        raise _damaged(path, f"tensor {name!r} has {end - begin} bytes, {dtype} {list(shape)} needs {tensor_bytes(dtype, shape)}")
+        raise _damaged(
+            path, f"tensor {name!r} has {end - begin} bytes, {dtype} {list(shape)} needs {tensor_bytes(dtype, shape)}"
+        )
     return TensorEntry(name, dtype, shape, begin, end)
 
 

@@ -101,7 +101,9 @@ def _adapter_weights(folder: Path, key: str) -> list[str]:
             f"{key}: {str(folder)!r} has its weights as adapter_model.bin. Load it once with peft and save it with"
             " save_pretrained(), which writes adapter_model.safetensors."
         )
-    raise OllamakeError(f"{key}: {str(folder)!r} has no {' and no '.join(missing)}.{_nearby(folder)} {_EXPECTED['adapter']}")
+    raise OllamakeError(
+        f"{key}: {str(folder)!r} has no {' and no '.join(missing)}.{_nearby(folder)} {_EXPECTED['adapter']}"
+    )
 
 
 def _nearby(folder: Path) -> str:

@@ -63,7 +63,9 @@ def own_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished_with_own_code(finished: Build, own_code: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], tuple[Build, Path]]:
+def finished_with_own_code(
+    finished: Build, own_code: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], tuple[Build, Path]]:
     """A build finished with the copy of the workflow; only dry runs are made in it, so all tests share one."""
     folder = tmp_path_factory.mktemp("own") / "work"
     for name in ("base", "adapter"):

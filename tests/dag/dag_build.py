@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 import yaml
-from ollamake.demo_base import save_base, train_tokenizer
 from peft import LoraConfig, get_peft_model
 from snakemake_runs import planned_jobs, run_snakemake
 from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from ollamake.demo_base import save_base, train_tokenizer
 
 
 def save_small_base(folder: Path, seed: int = 1) -> None:

@@ -70,11 +70,19 @@ def test_a_quantization_removed(build: Build) -> None:
 
 def test_a_second_model(build: Build) -> None:
     build.config["models"]["plain"] = {"base": "base", "quantizations": ["Q8_0"]}
-    one_each = ("check_inputs", "plan_merge", "write_model_files", "convert_to_gguf", "quantize", "write_modelfile", "register")
+    one_each = (
+        "check_inputs",
+        "plan_merge",
+        "write_model_files",
+        "convert_to_gguf",
+        "quantize",
+        "write_modelfile",
+        "register",
+    )
     assert build.planned() == {"merge_shard": 3, **dict.fromkeys(one_each, 1)}
 
 
-@pytest.mark.parametrize("seconds", [0, -10**6], ids=["newer", "older"])
+@pytest.mark.parametrize("seconds", [0, -(10**6)], ids=["newer", "older"])
 def test_the_adapter_retrained(build: Build, seconds: int) -> None:
     save_small_adapter(build.folder / "base", build.folder / "adapter", seed=2)
     touch(build.folder / "adapter/adapter_model.safetensors", seconds)
@@ -90,7 +98,14 @@ def test_one_base_shard_replaced(build: Build, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["base/*.safetensors", "adapter/*", "base/*.json", "results/small/merged/*", "results/small/gguf/*.json", "results/small/*.json"],
+    [
+        "base/*.safetensors",
+        "adapter/*",
+        "base/*.json",
+        "results/small/merged/*",
+        "results/small/gguf/*.json",
+        "results/small/*.json",
+    ],
 )
 @pytest.mark.parametrize("seconds", [10**6, -(10**6)])
 def test_touched_but_not_changed(build: Build, pattern: str, seconds: int) -> None:
@@ -112,7 +127,17 @@ def test_a_touched_shard_stays_unchanged_after_a_rebuild_for_another_reason(buil
 @pytest.mark.parametrize(
     ("script", "jobs"),
     [
-        ("plan_merge", {"plan_merge": 1, "merge_shard": 3, "write_model_files": 1, "convert_to_gguf": 1, "write_modelfile": 2, **FROM_THE_GGUF}),
+        (
+            "plan_merge",
+            {
+                "plan_merge": 1,
+                "merge_shard": 3,
+                "write_model_files": 1,
+                "convert_to_gguf": 1,
+                "write_modelfile": 2,
+                **FROM_THE_GGUF,
+            },
+        ),
         ("merge_shard", {"merge_shard": 3, "convert_to_gguf": 1, **FROM_THE_GGUF}),
         ("convert_to_gguf", {"convert_to_gguf": 1, **FROM_THE_GGUF}),
         ("quantize", FROM_THE_GGUF),
@@ -180,7 +205,15 @@ def test_a_job_killed_in_the_middle(build: Build) -> None:
     program.chmod(0o755)
     build.config["tools"]["llama_cpp"] = str(slow)
     build.write_config()
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--configfile", "mine.yaml"]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(REPOSITORY / "Snakefile"),
+        "--configfile",
+        "mine.yaml",
+    ]
     running = subprocess.Popen(
         [*command, "--cores", "1", "--directory", str(build.folder), str(gguf.relative_to(build.folder))],
         cwd=build.folder,

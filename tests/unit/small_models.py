@@ -23,9 +23,7 @@ def random_model(family: str, dtype: torch.dtype, tied: bool) -> PreTrainedModel
     """Return a random model with weights of the size that trained ones have."""
     torch.manual_seed(1)
     shape = SHAPE | {"tie_word_embeddings": tied}
-    model = (
-        LlamaForCausalLM(LlamaConfig(**shape)) if family == "llama" else Qwen2ForCausalLM(Qwen2Config(**shape))
-    )
+    model = LlamaForCausalLM(LlamaConfig(**shape)) if family == "llama" else Qwen2ForCausalLM(Qwen2Config(**shape))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.02)

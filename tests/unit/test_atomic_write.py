@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from ollamake.atomic_write import open_atomically, temporary_beside, write_json, write_text
 
 

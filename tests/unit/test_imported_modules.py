@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from ollamake.imported_modules import modules_used_by
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"

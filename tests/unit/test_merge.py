@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from small_models import merged_by_peft
+
 from ollamake import shard_stream
 from ollamake.adapter import read_adapter
 from ollamake.checkpoint import read_checkpoint
@@ -18,7 +20,6 @@ from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
 from ollamake.merge_plan import plan_merge
 from ollamake.shard_stream import merge_shard
-from safetensors.torch import load_file, save_file
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SIGNIFICANT_BITS = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24}
@@ -44,7 +45,9 @@ def half_ulp(exact: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.exp2(exponent - SIGNIFICANT_BITS[dtype])
 
 
-def assert_rounded_once(ours: torch.Tensor, exact: torch.Tensor, name: str, operands: torch.Tensor | float = 0.0) -> None:
+def assert_rounded_once(
+    ours: torch.Tensor, exact: torch.Tensor, name: str, operands: torch.Tensor | float = 0.0
+) -> None:
     """Within half an ulp of the exact sum, but for the error of float32 arithmetic before the rounding.
 
     That error is bounded by (rank + 3) roundings of 2^-24 of the sum of the operands' magnitudes (Higham, Accuracy and
@@ -113,12 +116,21 @@ def test_equals_peft_in_float64_rounded_once(
         else:
             assert tensor.dtype == before[name].dtype
             assert torch.equal(tensor, before[name])
-    used = [e[key] for s in plan["shards"] for t in s["tensors"] if (e := t["edit"]) for key in ("a", "b", "source") if key in e]
+    used = [
+        e[key]
+        for s in plan["shards"]
+        for t in s["tensors"]
+        if (e := t["edit"])
+        for key in ("a", "b", "source")
+        if key in e
+    ]
     assert sorted(used) == sorted(load_file(adapter / "adapter_model.safetensors"))
     assert {name for record in records for name in record["tensors"]} == edited
 
 
-@pytest.mark.parametrize(("dtype", "stored"), [("float16", torch.float16), ("bfloat16", torch.bfloat16), ("float32", torch.float32)])
+@pytest.mark.parametrize(
+    ("dtype", "stored"), [("float16", torch.float16), ("bfloat16", torch.bfloat16), ("float32", torch.float32)]
+)
 def test_chosen_dtype_reaches_every_tensor(
     make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path, dtype: str, stored: torch.dtype
 ) -> None:
@@ -270,7 +282,9 @@ merge_shard(plan, "model-00001-of-00001.safetensors", Path("merged.safetensors")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(SCRIPTS)}, check=True)
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(SCRIPTS)}, check=True
+    )
     grown = int(done.stdout) * 1024
     assert grown < 250e6 < rows * columns * 2, f"{grown / 1e6:.0f} MB"
 

@@ -4,8 +4,9 @@ import copy
 from typing import Any
 
 import pytest
-from ollamake.pre_tokenizer import PRE_TOKENIZERS, pre_tokenizer_name
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+from ollamake.pre_tokenizer import PRE_TOKENIZERS, pre_tokenizer_name
 
 QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from ollamake.errors import OllamakeError
 from ollamake.source_files import source_files
 

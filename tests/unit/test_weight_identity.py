@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from ollamake import weight_identity
 from ollamake.file_digest import sha256_of
 from ollamake.weight_identity import header_digest, identity_of, seen_files
