@@ -24,7 +24,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--program", required=True, help="the program, which is also the CMake target")
     parser.add_argument("--output", type=Path, required=True, help="where the program goes")
     parser.add_argument("--record", type=Path, required=True, help="where its version and sha256 are written")
-    parser.add_argument("--jobs", type=int, default=0, help="compilers at once (0: as many as this process may use cores)")
+    parser.add_argument(
+        "--jobs", type=int, default=0, help="compilers at once (0: as many as this process may use cores)"
+    )
     return parser.parse_args(argv)
 
 

@@ -66,9 +66,9 @@ def _edits(base: Checkpoint, adapter: Adapter, entries: Mapping[str, TensorEntry
     for tensor in adapter.header.tensors:
         name = _PREFIX.sub("", tensor.name)
         if lora := _LORA.match(name):
-            halves.setdefault(lora["module"], {})[lora["half"]] = tensor
+            _once(halves.setdefault(lora["module"], {}), lora["half"], tensor)
         elif "lora_" not in name and saved:
-            replaced[re.sub(r"\.modules_to_save(\.default)?(?=\.)", "", name)] = tensor
+            _once(replaced, re.sub(r"\.modules_to_save(\.default)?(?=\.)", "", name), tensor)
         else:
             unknown.append(tensor.name)
     if unknown:
@@ -113,6 +113,12 @@ def _edits(base: Checkpoint, adapter: Adapter, entries: Mapping[str, TensorEntry
         )
     _refuse_tied(base, edits)
     return edits
+
+
+def _once(table: dict[str, TensorEntry], key: str, tensor: TensorEntry) -> None:
+    if key in table:
+        raise OllamakeError(f"two tensors of the adapter are for the same place: {table[key].name} and {tensor.name}")
+    table[key] = tensor
 
 
 def _add(edits: dict[str, dict[str, Any]], target: str, edit: dict[str, Any]) -> None:

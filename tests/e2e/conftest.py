@@ -1,0 +1,68 @@
+"""A real Ollama: found on PATH or in OLLAMA_BIN, else built from its Go module."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from snakemake_runs import LLAMA_CPP, REPOSITORY, run_snakemake
+
+from ollamake.store_server import serving
+
+OLLAMA_VERSION = "0.17.4"
+
+
+def build_ollama(folder: Path) -> Path:
+    """Install Ollama into ``folder`` with Go.
+
+    Its module lacks the headers that llama.cpp keeps in a folder called vendor, which Go drops from modules; the source
+    that the workflow fetches has them.
+    """
+    headers = LLAMA_CPP / "source/vendor"
+    if not headers.is_dir():
+        run_snakemake("--cores", "1", (LLAMA_CPP / "source.json").relative_to(REPOSITORY), folder=REPOSITORY)
+    flags = f"-ldflags=-X=github.com/ollama/ollama/version.Version={OLLAMA_VERSION}"
+    environment = {**os.environ, "GOBIN": str(folder), "CGO_CPPFLAGS": f"-I{headers}", "CGO_ENABLED": "1"}
+    command = ["go", "install", flags, f"github.com/ollama/ollama@v{OLLAMA_VERSION}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"Ollama could not be built; put one on PATH or set OLLAMA_BIN.\n{done.stderr[-3000:]}"
+    return folder / "ollama"
+
+
+@pytest.fixture(scope="session")
+def ollama_on_path() -> Iterator[Path]:
+    """Make `ollama` a command of this process and its children; return the program."""
+    found = os.environ.get("OLLAMA_BIN") or shutil.which("ollama")
+    # Kept beside the workflow's own tools: Go needs minutes for it.
+    folder = REPOSITORY / "resources/ollama" / OLLAMA_VERSION
+    program = Path(found) if found else folder / "ollama"
+    if not program.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        program = build_ollama(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{program.resolve().parent}{os.pathsep}{os.environ['PATH']}")
+        yield program.resolve()
+
+
+@pytest.fixture(scope="session")
+def ollama_home(ollama_on_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home folder for the servers of the tests, so that they leave nothing in the user's."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        patch.setenv("OLLAMA_NO_CLOUD", "1")
+        patch.delenv("OLLAMA_HOST", raising=False)
+        patch.delenv("OLLAMA_MODELS", raising=False)
+        yield home
+
+
+@pytest.fixture(scope="session")
+def server(ollama_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running, empty server."""
+    folder = tmp_path_factory.mktemp("server")
+    with serving(folder / "models", folder / "serve.log") as address:
+        yield address

@@ -1,0 +1,206 @@
+"""The demo from text to answers: the whole chain with the real llama.cpp and the real Ollama, on server and store."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ollama
+import pytest
+import yaml
+from snakemake_runs import LLAMA_CPP, REPOSITORY, run_snakemake
+from transformers import AutoTokenizer
+
+from ollamake.demo_text import read_examples
+from ollamake.file_digest import sha256_of
+from ollamake.store_server import serving
+
+QUESTIONS = read_examples(REPOSITORY / "config/demo/road_design.jsonl")
+SYSTEM = "道路設計の専門家として回答します。"
+QUANTIZATIONS = ("q4_k_m", "q8_0")
+DEMO = REPOSITORY / "resources/demo"
+
+
+@pytest.fixture(scope="session")
+def work(llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with the demo's base and adapter, as the workflow trains them in the repository."""
+    llama_cpp("llama-quantize")
+    trained = [DEMO / "base/config.json", DEMO / "adapter/adapter_config.json"]
+    done = run_snakemake("--cores", "2", *(file.relative_to(REPOSITORY) for file in trained), folder=REPOSITORY)
+    assert done.returncode == 0, done.stdout
+    folder = tmp_path_factory.mktemp("demo")
+    shutil.copytree(DEMO, folder / "trained")
+    return folder
+
+
+def build(work: Path, ollama_settings: dict[str, Any]) -> str:
+    """Build the demo's model and its base in ``work`` and return what Snakemake printed."""
+    shared = {"base": "trained/base", "quantizations": ["Q4_K_M", "Q8_0"]}
+    settings = {"system": SYSTEM, "parameters": {"temperature": 0.1, "top_p": 0.95}}
+    config = {
+        "models": {
+            "rag-finetuned": shared | {"adapter": "trained/adapter", "ollama": settings},
+            "base-alone": shared | {"quantizations": ["Q8_0"], "ollama": settings},
+        },
+        "ollama": ollama_settings,
+        "tools": {"llama_cpp": str(LLAMA_CPP)},
+    }
+    (work / "mine.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    done = run_snakemake("--cores", "2", "--configfile", "mine.yaml", "all", folder=work)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def marker(work: Path, quantization: str) -> dict[str, Any]:
+    path = work / f"results/rag-finetuned/ollama/{quantization.upper()}/registered.json"
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+@pytest.fixture(scope="session", params=["server", "store"])
+def registered(request: pytest.FixtureRequest, work: Path, ollama_home: Path) -> Iterator[tuple[Path, str, str]]:
+    """(work, target, address) of a server that has the demo, registered through its API or found in the store."""
+    if request.param == "server":
+        address = request.getfixturevalue("server")
+        build(work, {"target": "server", "host": address})
+        yield work, "server", address
+    else:
+        build(work, {"target": "store"})
+        with serving(work / "results/ollama-store", work / "serve.log") as address:
+            yield work, "store", address
+
+
+def share_right(client: ollama.Client, model: str) -> float:
+    right = 0
+    for example in QUESTIONS:
+        messages = [{"role": "user", "content": example.question}]
+        answer = client.chat(model, messages, options={"temperature": 0, "seed": 1, "num_predict": 80}).message.content
+        right += example.expect in (answer or "")
+    return right / len(QUESTIONS)
+
+
+def test_answers(registered: tuple[Path, str, str]) -> None:
+    """The fine-tune knows what the base does not, in both quantizations."""
+    _, _, address = registered
+    client = ollama.Client(address)
+    for quantization in QUANTIZATIONS:
+        assert share_right(client, f"rag-finetuned:{quantization}") >= 0.9
+    assert share_right(client, "base-alone:q8_0") < 0.1
+
+
+def test_listed_and_shown_exactly(registered: tuple[Path, str, str]) -> None:
+    work, target, address = registered
+    client = ollama.Client(address)
+    digests = {model.model: model.digest for model in client.list().models}
+    for quantization in QUANTIZATIONS:
+        name = f"rag-finetuned:{quantization}"
+        said = marker(work, quantization)
+        assert said["target"] == target
+        assert digests[name] == said["manifest_digest"]
+        shown = client._request_raw("POST", "/api/show", json={"model": name}).json()
+        assert shown["system"] == SYSTEM
+        parameters = dict(line.split(maxsplit=1) for line in shown["parameters"].splitlines())
+        assert parameters == {"temperature": "0.1", "top_p": "0.95", "stop": '"<|im_end|>"'}
+        assert shown["details"]["quantization_level"] == quantization.upper()
+        assert shown["details"]["family"] == "qwen2"
+
+
+def test_the_layer_is_our_file(registered: tuple[Path, str, str]) -> None:
+    work, _, address = registered
+    for quantization in QUANTIZATIONS:
+        digest = sha256_of(work / f"results/rag-finetuned/gguf/rag-finetuned.{quantization.upper()}.gguf")
+        assert marker(work, quantization)["gguf"]["sha256"] == digest
+        assert digest in ollama.Client(address).show(f"rag-finetuned:{quantization}").modelfile
+
+
+def test_prompted_as_in_training(registered: tuple[Path, str, str]) -> None:
+    """What the server renders is what the tokenizer's chat template renders."""
+    work, _, address = registered
+    tokenizer = AutoTokenizer.from_pretrained(work / "results/rag-finetuned/merged")
+    conversations = [
+        [{"role": "user", "content": "設計速度とは？"}],
+        [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "Hello."},
+            {"role": "user", "content": "クロソイド 🙂\n\n<b>&"},
+        ],
+        [{"role": "system", "content": "Another prompt."}, {"role": "user", "content": "  two\nlines  "}],
+    ]
+    for messages in conversations:
+        body = {"model": "rag-finetuned:q8_0", "messages": messages, "_debug_render_only": True, "stream": False}
+        answer = ollama.Client(address)._request_raw("POST", "/api/chat", json=body).json()
+        full = messages if messages[0]["role"] == "system" else [{"role": "system", "content": SYSTEM}, *messages]
+        expected = tokenizer.apply_chat_template(full, tokenize=False, add_generation_prompt=True)
+        assert answer["_debug_info"]["rendered_template"] == expected
+
+
+def test_the_printed_command_chats(registered: tuple[Path, str, str]) -> None:
+    work, _, _ = registered
+    printed = run_snakemake(
+        "--configfile", "mine.yaml", "--cores", "1", "--forcerun", "register", "--", "registered", folder=work
+    ).stdout
+    command = next(
+        line.strip()
+        for line in printed.splitlines()
+        if ("registered.json" in line and "chat.py" in line) or "ollama run rag-finetuned" in line
+    )
+    question = QUESTIONS[0]
+    done = subprocess.run(
+        f"{command} '{question.question}'", shell=True, cwd=work, capture_output=True, text=True, check=False
+    )
+    assert question.expect in done.stdout, (command, done)
+
+
+TEXTS = [
+    "設計速度60km/hの道路の最小曲線半径は？",
+    "The stopping sight distance is 65 metres; isn't it? I'll check.",
+    "🙂🛣️👨‍👩‍👧 emoji\twith\ttabs",
+    "first line\r\nsecond line\r\n\r\n  indented\n\n\n",
+    "<|im_start|>user\n道路<|im_end|>\n<|endoftext|>",
+    "   leading,  double   and trailing   ",
+    "1234567890 ½ ﾊﾝｶｸ Ｆｕｌｌ ñ ü ß עברית العربية",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_gguf_tokenizes_as_the_tokenizer(
+    registered: tuple[Path, str, str], llama_cpp: Callable[[str], Path], text: str
+) -> None:
+    work, _, _ = registered
+    expected = AutoTokenizer.from_pretrained(work / "results/rag-finetuned/merged").encode(
+        text, add_special_tokens=False
+    )
+    gguf = work / "results/rag-finetuned/gguf/rag-finetuned.Q4_K_M.gguf"
+    (work / "text").write_bytes(text.encode())
+    command = [
+        str(llama_cpp("llama-tokenize")),
+        "-m",
+        str(gguf),
+        "-f",
+        str(work / "text"),
+        "--ids",
+        "--no-bos",
+        "--log-disable",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.strip().splitlines()[-1]) == expected
+
+
+def test_another_prompt_is_registered_without_touching_weights(registered: tuple[Path, str, str]) -> None:
+    work, _, address = registered
+    config = yaml.safe_load((work / "mine.yaml").read_text(encoding="utf-8"))
+    text = '  二行目に"""がある。\n"""\n全角　スペース 👨‍👩‍👧\r\nend '
+    config["models"]["rag-finetuned"]["ollama"]["system"] = text
+    (work / "other.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    ggufs = {file: file.stat().st_mtime_ns for file in work.glob("results/*/gguf/*.gguf")}
+    done = run_snakemake("--cores", "1", "--configfile", "other.yaml", "all", folder=work)
+    assert done.returncode == 0, done.stdout
+    assert ggufs == {file: file.stat().st_mtime_ns for file in work.glob("results/*/gguf/*.gguf")}
+    shown = ollama.Client(address)._request_raw("POST", "/api/show", json={"model": "rag-finetuned:q8_0"}).json()
+    assert shown["system"] == text
+    done = run_snakemake("--cores", "1", "--configfile", "mine.yaml", "all", folder=work)
+    assert done.returncode == 0, done.stdout

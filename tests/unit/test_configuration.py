@@ -1,0 +1,112 @@
+"""The configuration: defaults, inheritance, and one clear line for each fault."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ollamake.configuration import nearest, overlay_models, read_configuration
+from ollamake.errors import OllamakeError
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = ROOT / "config/schemas/config.schema.yaml"
+
+
+def read(text: str) -> Any:
+    return read_configuration(yaml.safe_load(text), SCHEMA)
+
+
+def test_the_shipped_configuration() -> None:
+    configuration = read((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+    model = configuration.models["rag-finetuned"]
+    assert model.quantizations == ("Q4_K_M", "Q8_0")
+    assert model.system == "道路設計の専門家として回答します。"
+    assert model.registered_names == {"Q4_K_M": "rag-finetuned:q4_k_m", "Q8_0": "rag-finetuned:q8_0"}
+    assert configuration.target == "auto"
+
+
+def test_five_lines_are_enough() -> None:
+    configuration = read("models:\n  mine:\n    base: b/\n    adapter: a\n")
+    model = configuration.models["mine"]
+    assert (model.base, model.adapter, model.quantizations) == ("b", "a", ("Q4_K_M",))
+    assert (model.system, model.parameters) == (None, {})
+    assert configuration.dtype == "auto"
+    assert configuration.keep_merged
+    assert configuration.keep_unquantized
+
+
+def test_defaults_reach_every_model_that_does_not_say_it_itself() -> None:
+    configuration = read("""
+defaults: {base: shared, quantizations: [Q8_0], ollama: {system: S, parameters: {top_k: 5, temperature: 0.5}}}
+models:
+  one: {}
+  two: {quantizations: [Q6_K], ollama: {parameters: {temperature: 0}}}
+""")
+    one, two = configuration.models["one"], configuration.models["two"]
+    assert (one.base, two.base, one.quantizations, two.quantizations) == ("shared", "shared", ("Q8_0",), ("Q6_K",))
+    assert (one.system, two.system) == ("S", "S")
+    assert two.parameters == {"top_k": 5, "temperature": 0}
+
+
+def test_own_models_take_the_place_of_the_shipped_and_variations_inherit() -> None:
+    shipped = {"demo": {"base": "d", "adapter": "x", "ollama": {"system": "S", "name": "n"}}}
+    assert overlay_models(shipped, {"mine": {"base": "b"}}) == {"mine": {"base": "b"}}
+    assert overlay_models(shipped, {"demo": {"base": "b"}}) == {"demo": {"base": "b"}}
+    varied = overlay_models(shipped, {"demo": {"ollama": {"system": "T"}}})
+    assert varied == {"demo": {"base": "d", "adapter": "x", "ollama": {"system": "T", "name": "n"}}}
+
+
+FAULTS = {
+    "models: {m: {base: b, quantisations: [Q8_0]}}": ["models.m.quantisations: unknown key", "'quantizations'"],
+    "models: {m: {base: b}}\ntols: {}": ["tols: unknown key", "'tools'"],
+    "models: {m: {base: b, ollama: {sytem: x}}}": ["models.m.ollama.sytem: unknown key", "'system'"],
+    "defaults: {bas: b}\nmodels: {m: {base: b}}": ["defaults.bas: unknown key", "'base'"],
+    "models: {m: {base: b, quantizations: [Q4KM]}}": ["models.m.quantizations[0]: 'Q4KM'", "Q4_K_M"],
+    "models: {m: {base: b, quantizations: [q4_k_m]}}": ["'q4_k_m' is not a type", "Did you mean Q4_K_M"],
+    "models: {m: {base: b, quantizations: [int4]}}": ["'int4' is not a type"],
+    "models: {m: {base: b, quantizations: []}}": ["models.m.quantizations: is empty"],
+    "models: {m: {base: b, quantizations: [Q8_0, Q8_0]}}": ["models.m.quantizations", "twice"],
+    "models: {m: {base: b, quantizations: Q8_0}}": ["models.m.quantizations: expected array; found 'Q8_0'"],
+    "models: {m: {base: b, quantizations: [IQ2_XXS]}}": ["importance matrix", "Q2_0"],
+    "models: {m: {base: 7}}": ["models.m.base: expected string; found 7"],
+    "models: {m: {base: ''}}": ["models.m.base: is an empty text"],
+    "models: {m: {adapter: a}}": ["models.m.base: missing"],
+    "models: {}": ["models: is empty"],
+    "models: [m]": ["models: expected keys with values"],
+    "tools: {threads: 2}": ["missing key(s): models"],
+    "models: {m: {base: b}}\nmerge: {dtype: int8}": ["merge.dtype: expected one of auto, float16", "'int8'"],
+    "models: {m: {base: b}}\ntools: {threads: 0}": ["tools.threads"],
+    "models: {m: {base: b}}\nollama: {target: cloud}": ["ollama.target: expected one of auto, server, store"],
+    "models: {m: {base: b}}\nkeep: {merged: 1}": ["keep.merged: expected boolean; found 1"],
+    "models: {m: {base: b, ollama: {parameters: {temprature: 1}}}}": ["parameters.temprature", "temperature"],
+    "models: {m: {base: b, ollama: {parameters: {temperature: hot}}}}": ["temperature: expected a number; found 'hot'"],
+    "models: {m: {base: b, ollama: {name: 'a b'}}}": ["models.m.ollama.name: 'a b:q4_k_m'"],
+    "models: {a: {base: b, ollama: {name: x}}, c: {base: b, ollama: {name: X}}}": [
+        "would both be registered as 'x:q4_k_m'"
+    ],
+    **{
+        f"models: {{'{name}': {{base: b}}}}": ["cannot be a model's name", "lower-case"]
+        for name in ("../x", "a b", "Upper", "日本", ".hidden", "-x", "a/b", "", "x" * 81)
+    },
+}
+
+
+@pytest.mark.parametrize("text", FAULTS, ids=range(len(FAULTS)))
+def test_faults(text: str) -> None:
+    with pytest.raises(OllamakeError) as caught:
+        read(text)
+    for words in FAULTS[text]:
+        assert words in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(OllamakeError) as caught:
+        read("models: {m: {base: 1, adaptor: x}}\nmerge: {dtype: x}")
+    assert len(str(caught.value).splitlines()) == 4
+
+
+def test_nearest_whatever_the_case() -> None:
+    assert nearest("TEMPERATUR", ["temperature", "top_p"]) == ["temperature"]
+    assert nearest("zzz", ["temperature"]) == []

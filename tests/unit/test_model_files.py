@@ -1,0 +1,105 @@
+"""What lies beside the merged weights: whose tokenizer, whose chat template, and nothing stale."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, Qwen2ForCausalLM
+
+from ollamake.checkpoint import read_checkpoint
+from ollamake.demo_base import save_tokenizer
+from ollamake.demo_text import train_tokenizer
+from ollamake.errors import OllamakeError
+from ollamake.merge_plan import plan_merge
+from ollamake.merged_checkpoint import require_whole
+from ollamake.model_files import write_model_files
+from ollamake.shard_stream import merge_shard
+
+
+@pytest.fixture
+def base(make_base: Callable[..., Path]) -> Path:
+    folder = make_base()
+    save_tokenizer(train_tokenizer(["base"]), folder)
+    return folder
+
+
+def plan(base: Path) -> dict[str, Any]:
+    return plan_merge(read_checkpoint(str(base), "base"), None, "auto")
+
+
+def write(base: Path, adapter: Path | None, folder: Path) -> dict[str, Any]:
+    return write_model_files(base, adapter, plan(base), folder / "model_files.json")
+
+
+def adapter_folder(tmp_path: Path, words: list[str]) -> Path:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save_tokenizer(train_tokenizer(words), folder)
+    return folder
+
+
+def test_a_merged_checkpoint_loads_and_answers_alike(base: Path, tmp_path: Path) -> None:
+    merged = tmp_path / "merged"
+    write(base, None, merged)
+    for shard in plan(base)["shards"]:
+        merge_shard(plan(base), shard["file"], merged / shard["file"], 1)
+    assert require_whole(merged / "model_files.json", plan(base)) > 0
+    ids = torch.tensor([[1, 5, 9]])
+    ours, theirs = Qwen2ForCausalLM.from_pretrained(merged), Qwen2ForCausalLM.from_pretrained(base)
+    assert torch.equal(ours(ids).logits, theirs(ids).logits)
+    assert AutoConfig.from_pretrained(merged).dtype == torch.bfloat16
+
+
+def test_the_adapters_chat_template_wins_and_stands_once(base: Path, tmp_path: Path) -> None:
+    adapter = adapter_folder(tmp_path, ["base"])
+    (adapter / "chat_template.jinja").unlink()
+    config = json.loads((adapter / "tokenizer_config.json").read_text()) | {"chat_template": "ADAPTER\r\n"}
+    (adapter / "tokenizer_config.json").write_text(json.dumps(config))
+    written = write(base, adapter, tmp_path / "merged")
+    assert written["tokenizer"] == "base"
+    assert (tmp_path / "merged/chat_template.jinja").read_bytes() == b"ADAPTER\r\n"
+    assert "chat_template" not in json.loads((tmp_path / "merged/tokenizer_config.json").read_text())
+
+
+def test_another_vocabulary_comes_from_the_adapter(base: Path, tmp_path: Path) -> None:
+    adapter = adapter_folder(tmp_path, ["other other other other"])
+    definition = json.loads((adapter / "tokenizer.json").read_text())
+    definition["model"]["vocab"] = {f"t{i}": i for i in range(100)}
+    definition["added_tokens"] = []
+    (adapter / "tokenizer.json").write_text(json.dumps(definition))
+    assert write(base, adapter, tmp_path / "merged")["tokenizer"] == "adapter"
+    assert (tmp_path / "merged/tokenizer.json").read_bytes() == (adapter / "tokenizer.json").read_bytes()
+
+
+def test_added_tokens_without_embedding_rows_are_refused(base: Path, tmp_path: Path) -> None:
+    adapter = adapter_folder(tmp_path, ["base"])
+    definition = json.loads((adapter / "tokenizer.json").read_text())
+    definition["added_tokens"].append({"id": 160, "content": "<|new|>"})
+    (adapter / "tokenizer.json").write_text(json.dumps(definition))
+    with pytest.raises(OllamakeError, match=r"'<\|new\|>'.* has 160 rows"):
+        write(base, adapter, tmp_path / "merged")
+
+
+def test_what_is_no_longer_written_goes(base: Path, tmp_path: Path) -> None:
+    merged = tmp_path / "merged"
+    write(base, None, merged)
+    assert (merged / "chat_template.jinja").exists()
+    (base / "chat_template.jinja").unlink()
+    (merged / "notes.txt").write_text("somebody's")
+    assert write(base, None, merged)["chat_template"] is None
+    assert not (merged / "chat_template.jinja").exists()
+    assert (merged / "notes.txt").exists()
+
+
+def test_a_changed_or_missing_file_is_noticed_before_conversion(base: Path, tmp_path: Path) -> None:
+    merged = tmp_path / "merged"
+    write(base, None, merged)
+    (merged / "tokenizer.json").write_text("{}")
+    with pytest.raises(OllamakeError, match=r"tokenizer\.json missing or changed.*write_model_files"):
+        require_whole(merged / "model_files.json", plan(base))
+    write(base, None, merged)
+    with pytest.raises(OllamakeError, match=r"model-00001-of-.* is missing or shorter"):
+        require_whole(merged / "model_files.json", plan(base))
