@@ -1,10 +1,9 @@
 """ollamake: from a base model and a PEFT adapter to quantized models that Ollama serves.
 
-    snakemake --cores 1 all                          build what is missing or outdated
-    snakemake -n all                                 say what would be built, and why
-    snakemake --cores 1 --configfile mine.yaml all   build your own models
+    snakemake --cores 1 all     build what is missing or outdated
+    snakemake -n all            say what would be built, and why
 
-What is built stands in config/config.yaml; every key is described in config/README.md.
+What is built stands in config/config.yaml or a file given with --configfile; see config/README.md.
 """
 
 from snakemake.utils import min_version
@@ -16,6 +15,13 @@ configfile: "config/config.yaml"
 
 
 include: "rules/common.smk"
+
+
+rule all:
+    input:
+        [CHECKED, GGUFS, MODELFILES, MARKERS],
+
+
 include: "rules/demo.smk"
 include: "rules/llama_cpp.smk"
 include: "rules/check.smk"

@@ -1,21 +1,11 @@
 """
-Named targets, each a stage of the chain for all models of the configuration.
+Named targets, each a stage of the chain for all models of the configuration; `all` stands in the Snakefile.
 
-    all         everything: checked inputs, quantized GGUFs, Modelfiles, registered models (the default)
     merged      merged checkpoints: safetensors, config, tokenizer
     gguf        quantized GGUFs
     modelfiles  Modelfiles with the GGUFs they name
     registered  models registered in Ollama
 """
-
-
-rule all:
-    default_target: True
-    input:
-        CHECKED,
-        GGUFS,
-        MODELFILES,
-        MARKERS,
 
 
 rule merged:

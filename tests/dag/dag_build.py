@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ def save_small_adapter(base: Path, folder: Path, seed: int = 1) -> None:
     model = Qwen2ForCausalLM.from_pretrained(base, dtype=torch.float32)
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False))
     adapted.save_pretrained(folder)
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    # peft keeps the targets as a set, whose order changes from run to run.
+    config["target_modules"] = sorted(config["target_modules"])
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 @dataclass

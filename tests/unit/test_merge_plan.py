@@ -89,7 +89,7 @@ def test_an_adapter_for_another_base(
         plan(other, adapter)
     message = str(caught.value)
     assert "does not fit the base" in message
-    assert re.search(r"q_proj: the update is \[64, 64\], the base has \[64, 32\]|the base has \[32, 64\]", message)
+    assert re.search(r"the update is \[\d+, \d+\], the base has \[\d+, \d+\]", message)
     assert "more" in message
     assert "It was trained on" in message
 
