@@ -50,7 +50,7 @@ def build(work: Path, ollama_settings: dict[str, Any]) -> str:
         "tools": {"llama_cpp": str(LLAMA_CPP)},
     }
     (work / "mine.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
-    done = run_snakemake("--cores", "2", "--configfile", "mine.yaml", "all", folder=work)
+    done = run_snakemake("--cores", "2", "all", "--configfile", "mine.yaml", folder=work)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -197,10 +197,10 @@ def test_another_prompt_is_registered_without_touching_weights(registered: tuple
     config["models"]["rag-finetuned"]["ollama"]["system"] = text
     (work / "other.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
     ggufs = {file: file.stat().st_mtime_ns for file in work.glob("results/*/gguf/*.gguf")}
-    done = run_snakemake("--cores", "1", "--configfile", "other.yaml", "all", folder=work)
+    done = run_snakemake("--cores", "1", "all", "--configfile", "other.yaml", folder=work)
     assert done.returncode == 0, done.stdout
     assert ggufs == {file: file.stat().st_mtime_ns for file in work.glob("results/*/gguf/*.gguf")}
     shown = ollama.Client(address)._request_raw("POST", "/api/show", json={"model": "rag-finetuned:q8_0"}).json()
     assert shown["system"] == text
-    done = run_snakemake("--cores", "1", "--configfile", "mine.yaml", "all", folder=work)
+    done = run_snakemake("--cores", "1", "all", "--configfile", "mine.yaml", folder=work)
     assert done.returncode == 0, done.stdout

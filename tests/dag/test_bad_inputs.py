@@ -1,0 +1,172 @@
+"""Bad input ends in one clear message, with exit code 1, before heavy work and with nothing half-made."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dag_build import Build, save_small_adapter
+from safetensors.torch import load_file, save_file
+from snakemake_runs import run_snakemake
+
+Edit = Callable[[Build], None]
+
+
+def change_json(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+def narrow_adapter(build: Build) -> None:
+    file = build.folder / "adapter/adapter_model.safetensors"
+    save_file({name: tensor[:, :64].contiguous() for name, tensor in load_file(file).items()}, file)
+
+
+def truncate(build: Build) -> None:
+    shard = build.folder / "base/model-00002-of-00003.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-100])
+
+
+def not_a_number(build: Build) -> None:
+    file = build.folder / "adapter/adapter_model.safetensors"
+    save_file({name: torch.full_like(tensor, float("nan")) for name, tensor in load_file(file).items()}, file)
+
+
+def set_model(**changes: Any) -> Edit:
+    return lambda build: build.model().update(changes)
+
+
+def rename(name: str) -> Edit:
+    return lambda build: build.config.update(models={name: build.model()})
+
+
+CASES: dict[str, tuple[Edit, list[str]]] = {
+    "base folder missing": (set_model(base="nowhere"), ["models.small.base", "'nowhere' does not exist"]),
+    "adapter folder missing": (
+        set_model(adapter="adaptor"),
+        ["models.small.adapter", "'adaptor' does not exist", "Adapters nearby: adapter"],
+    ),
+    "adapter for another base": (narrow_adapter, ["does not fit the base", "the base has"]),
+    "adapter of another kind": (
+        lambda build: change_json(build.folder / "adapter/adapter_config.json", peft_type="LOHA"),
+        ["peft_type is 'LOHA'", "merge_and_unload"],
+    ),
+    "adapter option not supported": (
+        lambda build: change_json(build.folder / "adapter/adapter_config.json", use_dora=True),
+        ["use_dora", "DoRA"],
+    ),
+    "unknown quantization": (
+        set_model(quantizations=["Q4_K_N"]),
+        ["models.small.quantizations[0]", "'Q4_K_N'", "Q4_K_M"],
+    ),
+    "unknown key": (set_model(quantisations=["Q8_0"]), ["models.small.quantisations: unknown key", "quantizations"]),
+    **{f"model name {name}": (rename(name), [repr(name), "lower-case"]) for name in ("../x", "a b", "UPPER", "日本")},
+    "server not reachable": (
+        lambda build: build.config.update(ollama={"target": "server", "host": "http://127.0.0.1:1"}),
+        ["no Ollama server answers at http://127.0.0.1:1", "ollama serve"],
+    ),
+    "truncated shard": (truncate, ["model-00002-of-00003.safetensors is truncated", "bytes"]),
+    "programs not where they should be": (
+        lambda build: build.config.update(tools={"llama_cpp": "nowhere"}),
+        ["tools.llama_cpp", "llama-quantize is not in 'nowhere'"],
+    ),
+}
+
+
+@pytest.fixture
+def fresh(finished: Build, tmp_path: Path) -> Build:
+    """Base, adapter and configuration, nothing built yet."""
+    build = Build(tmp_path / "work", json.loads(json.dumps(finished.config)))
+    for name in ("base", "adapter"):
+        shutil.copytree(finished.folder / name, build.folder / name)
+    return build
+
+
+def refused(build: Build, words: list[str], **environment: str) -> str:
+    """Run the build, which must end in exit code 1 and a message with all of ``words``; return what was printed."""
+    build.write_config()
+    began = time.monotonic()
+    done = run_snakemake("--configfile", "mine.yaml", "--cores", "2", "all", folder=build.folder, **environment)
+    print(f"{time.monotonic() - began:.1f} s\n{done.stdout}")
+    assert done.returncode == 1
+    for word in words:
+        assert word in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not list(build.folder.glob("results/**/*.safetensors"))
+    assert not list(build.folder.glob("results/**/*.gguf"))
+    assert not list(build.folder.glob("results/**/*.tmp"))
+    return done.stdout
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_refused(fresh: Build, case: str) -> None:
+    edit, words = CASES[case]
+    edit(fresh)
+    refused(fresh, words)
+
+
+def test_no_compiler(fresh: Build, tmp_path: Path) -> None:
+    """Neither llama-quantize nor a compiler on PATH: said before the source is even fetched."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("bash", "tee", "python", "env"):
+        found = shutil.which(name)
+        assert found
+        (tools / name).symlink_to(found if name != "python" else os.path.realpath(found))
+    del fresh.config["tools"]
+    python = Path(shutil.which("python") or "").parent
+    shutil.copytree(
+        python, tmp_path / "bin", symlinks=True, ignore=lambda _, names: [n for n in names if "python" not in n]
+    )
+    environment = {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{tools}", "CC": "", "CXX": ""}
+    refused(fresh, ["no C compiler found", "llama-quantize on PATH", "tools.llama_cpp"], **environment)
+    assert not (fresh.folder / "resources/llama.cpp").exists()
+
+
+@pytest.fixture
+def small_disk(fresh: Build) -> Build:
+    """The working directory on a filesystem of 40 MB."""
+    contents = fresh.folder.with_name("contents")
+    fresh.folder.rename(contents)
+    fresh.folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(fresh.folder)], check=False)
+    assert mounted.returncode == 0, "this test needs to mount a tmpfs (as root)"
+    shutil.copytree(contents, fresh.folder, dirs_exist_ok=True)
+    return fresh
+
+
+def test_not_enough_disk(small_disk: Build) -> None:
+    try:
+        refused(small_disk, ["not enough disk for building small", "GB free", "keep.merged"])
+    finally:
+        subprocess.run(["umount", str(small_disk.folder)], check=True)
+
+
+def test_values_that_are_no_numbers_are_found_by_the_merge(fresh: Build) -> None:
+    save_small_adapter(fresh.folder / "base", fresh.folder / "adapter")
+    not_a_number(fresh)
+    fresh.write_config()
+    done = run_snakemake("--configfile", "mine.yaml", "--cores", "1", "all", folder=fresh.folder)
+    assert done.returncode == 1
+    assert "values that are not numbers" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not list(fresh.folder.glob("results/**/*.gguf"))
+
+
+def test_the_demo_with_an_unreachable_server_is_refused_before_it_trains(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "models: {rag-finetuned: {base: resources/demo/base, adapter: resources/demo/adapter}}\n"
+        "ollama: {target: server, host: 'http://127.0.0.1:1'}\n"
+    )
+    done = run_snakemake("--configfile", "mine.yaml", "--cores", "2", "all", folder=tmp_path)
+    assert done.returncode == 1
+    assert "no Ollama server answers at http://127.0.0.1:1" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (tmp_path / "resources").exists()
