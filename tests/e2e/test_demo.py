@@ -143,11 +143,8 @@ def test_the_printed_command_chats(registered: tuple[Path, str, str]) -> None:
     printed = run_snakemake(
         "--configfile", "mine.yaml", "--cores", "1", "--forcerun", "register", "--", "registered", folder=work
     ).stdout
-    command = next(
-        line.strip()
-        for line in printed.splitlines()
-        if ("registered.json" in line and "chat.py" in line) or "ollama run rag-finetuned" in line
-    )
+    after = printed[printed.index("rag-finetuned is ready. Chat with it:") :]
+    command = after.splitlines()[2].strip()
     question = QUESTIONS[0]
     done = subprocess.run(
         f"{command} '{question.question}'", shell=True, cwd=work, capture_output=True, text=True, check=False
