@@ -62,7 +62,7 @@ rule build_llama_cpp:
         disk_mb=1000,
     params:
         source=subpath(input.converter, parent=True),
-        jobs=BUILD_JOBS,
+        jobs=lambda wildcards, input: BUILD_JOBS,
     message:
         "Building {wildcards.program} (once; a few minutes)"
     shell:

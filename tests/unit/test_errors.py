@@ -1,0 +1,50 @@
+"""Entry points end in one message for what the user can mend, and in a traceback for what is ours."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ollamake.progress import progress_bar
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+def run_code(body: str) -> subprocess.CompletedProcess[str]:
+    code = f"from ollamake.errors import OllamakeError, run\ndef main():\n    {body}\nrun(main)\n"
+    return subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=False)
+
+
+def test_a_users_error() -> None:
+    done = run_code("raise OllamakeError('where: expected this, found that')")
+    assert (done.returncode, done.stderr) == (1, "error: where: expected this, found that\n")
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    done = run_code("raise ValueError('ours')")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_interrupted() -> None:
+    done = run_code("raise KeyboardInterrupt")
+    assert done.returncode == 1
+    assert done.stderr.startswith("interrupted; finished files are kept")
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.name)
+def test_every_entry_point_explains_itself(script: Path) -> None:
+    done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert f"python scripts/{script.name}" in done.stdout
+    assert len(script.read_text().splitlines()) < 60
+
+
+def test_progress_in_a_log_is_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar(100, "work") as progress:
+        for _ in range(100):
+            progress.update(1)
+    lines = capsys.readouterr().err.splitlines()
+    assert 1 <= len(lines) <= 3
+    assert lines[-1].startswith("work: 100%")
