@@ -33,3 +33,7 @@ include: "rules/targets.smk"
 
 onsuccess:
     say_how_to_chat()
+
+
+onerror:
+    say_what_failed()

@@ -8,6 +8,7 @@ Nothing here writes, asks a server or reads weights; of a weight file only size,
 import json
 import os
 import sys
+import time
 from functools import cache
 from pathlib import Path
 
@@ -52,6 +53,7 @@ MADE_HERE = {
 
 LLAMA_CPP = f"resources/llama.cpp/{LLAMA_CPP_VERSION}"
 STORE = "results/ollama-store"
+STARTED = time.time()
 ALL_CORES = 1_000_000  # more than any machine has: Snakemake lowers it to --cores
 
 
@@ -309,3 +311,15 @@ def say_how_to_chat():
         ]
         if commands:
             print(f"\n{name} is ready. Chat with it:\n\n    {commands[0]}\n", file=sys.stderr)
+
+
+def say_what_failed():
+    """Repeat, as the last thing, what the jobs of this run that failed have said: Snakemake prints much after it."""
+    for log_file in sorted(Path("logs").rglob("*.log")):
+        if log_file.stat().st_mtime < STARTED:
+            continue
+        lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()
+        begin = next((number for number, line in enumerate(lines) if line.startswith("error: ")), None)
+        if begin is not None:
+            said = "\n    ".join(lines[begin:])
+            print(f"\n{log_file.parts[1]} failed ({log_file}):\n\n    {said}\n", file=sys.stderr)

@@ -42,6 +42,7 @@ def save_small_adapter(base: Path, folder: Path, seed: int = 1) -> None:
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     # peft keeps the targets as a set, whose order changes from run to run.
     config["target_modules"] = sorted(config["target_modules"])
+    config["base_model_name_or_path"] = base.name
     (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 

@@ -99,6 +99,8 @@ def refused(build: Build, words: list[str], **environment: str) -> str:
     for word in words:
         assert word in done.stdout
     assert "Traceback" not in done.stdout
+    # The message stands at the end, where it is seen, not above what Snakemake says of the failed job.
+    assert len(done.stdout[done.stdout.rindex(words[0]) :].splitlines()) < 20
     assert not list(build.folder.glob("results/**/*.safetensors"))
     assert not list(build.folder.glob("results/**/*.gguf"))
     assert not list(build.folder.glob("results/**/*.tmp"))

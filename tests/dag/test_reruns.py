@@ -254,3 +254,39 @@ def test_a_dry_run_writes_nothing(finished: Build, tmp_path: Path) -> None:
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
     files = [file for file in folder.rglob("*") if ".snakemake" not in file.parts]
     return {str(file): (file.lstat().st_mtime_ns, file.lstat().st_size) for file in files}
+
+
+def test_intermediates_that_are_not_kept_go_and_are_not_missed(build: Build) -> None:
+    build.config["keep"] = {"merged": False, "unquantized": False}
+    shutil.rmtree(build.folder / "results")
+    build.write_config()
+    build.run("--cores", "2", "all")
+    results = build.folder / "results/small"
+    assert not list(results.glob("merged/*.safetensors"))
+    assert sorted(file.name for file in results.glob("gguf/*.gguf")) == ["small.Q4_K_M.gguf", "small.Q8_0.gguf"]
+    assert build.planned() == {}
+    build.model()["ollama"]["system"] = "Answer briefly."
+    assert build.planned() == {"write_modelfile": 2, "register": 2}
+
+
+def test_without_a_target_everything_is_built(build: Build) -> None:
+    """The first rule is the default target, and a rule in an included file never is."""
+    build.model()["ollama"]["system"] = "Answer briefly."
+    build.write_config()
+    assert build.planned() == build.planned("all") == {"write_modelfile": 2, "register": 2}
+
+
+def test_stages_build_only_what_they_need(build: Build) -> None:
+    shutil.rmtree(build.folder / "results")
+    merge = {"check_inputs": 1, "plan_merge": 1, "merge_shard": 3, "write_model_files": 1}
+    gguf = merge | {"convert_to_gguf": 1, "quantize": 2}
+    stages = {
+        "merged": merge,
+        "gguf": gguf,
+        "modelfiles": gguf | {"write_modelfile": 2},
+        "registered": gguf | {"write_modelfile": 2, "register": 2},
+    }
+    for stage, jobs in stages.items():
+        planned = build.planned(stage)
+        planned.pop(stage)
+        assert planned == jobs
