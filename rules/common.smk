@@ -7,6 +7,7 @@ Nothing here writes, asks a server or reads weights; of a weight file only size,
 
 import json
 import os
+import re
 import sys
 import time
 from functools import cache
@@ -95,7 +96,7 @@ NSHARDS = {name: len(sources_of(name)["base"][0]) for name in CONFIG.models}
 
 
 wildcard_constraints:
-    model="|".join(CONFIG.models),
+    model="|".join(map(re.escape, CONFIG.models)),
     quant="[A-Z0-9_]+",
     shard=r"\d{5}",
     nshards=r"\d{5}",

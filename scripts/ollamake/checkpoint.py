@@ -25,8 +25,12 @@ class Checkpoint:
 
     @property
     def ties_head(self) -> bool:
-        """Whether embedding and output head are one tensor."""
-        return bool(self.config.get("tie_word_embeddings", False))
+        """Whether embedding and output head are one tensor.
+
+        transformers leaves out of config.json what is a family's default, so silence is read from the tensors.
+        """
+        stored = any(tensor.name.endswith("lm_head.weight") for shard in self.shards for tensor in shard.tensors)
+        return bool(self.config.get("tie_word_embeddings", not stored))
 
 
 def read_checkpoint(folder: str, key: str) -> Checkpoint:

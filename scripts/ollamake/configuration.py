@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ def _is_quantization(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Model:
-    """One model to build; paths are as the user wrote them (relative to the working directory)."""
+    """One model to build; paths are relative to the working directory, or absolute."""
 
     name: str
     base: str
@@ -166,8 +167,8 @@ def _model(name: str, filled: Mapping[str, Any]) -> Model:
     ollama = filled["ollama"]
     return Model(
         name=name,
-        base=filled["base"].rstrip("/") or "/",
-        adapter=filled["adapter"].rstrip("/") if filled["adapter"] else None,
+        base=_folder(filled["base"]),
+        adapter=_folder(filled["adapter"]) if filled["adapter"] else None,
         quantizations=quantizations,
         system=ollama["system"],
         parameters=checked_parameters(ollama["parameters"], f"{key}.ollama.parameters"),
@@ -176,6 +177,11 @@ def _model(name: str, filled: Mapping[str, Any]) -> Model:
             for quantization in quantizations
         },
     )
+
+
+def _folder(path: str) -> str:
+    """Return one spelling of a path: the same folder must be the same input, `./base/` or `base`."""
+    return os.path.normpath(Path(path).expanduser())
 
 
 def _refuse_without_imatrix(quantization: str, key: str) -> None:

@@ -36,6 +36,16 @@ def test_five_lines_are_enough() -> None:
     assert configuration.keep_unquantized
 
 
+@pytest.mark.parametrize("spelling", ["b", "b/", "./b", "x/../b//"])
+def test_one_spelling_of_a_folder(spelling: str) -> None:
+    assert read(f"models: {{m: {{base: '{spelling}', adapter: '{spelling}'}}}}").models["m"].base == "b"
+
+
+def test_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert read("models: {m: {base: ~/b}}").models["m"].base == "/somewhere/b"
+
+
 def test_defaults_reach_every_model_that_does_not_say_it_itself() -> None:
     configuration = read("""
 defaults: {base: shared, quantizations: [Q8_0], ollama: {system: S, parameters: {top_k: 5, temperature: 0.5}}}
@@ -72,6 +82,7 @@ FAULTS = {
     "models: {m: {base: 7}}": ["models.m.base: expected string; found 7"],
     "models: {m: {base: ''}}": ["models.m.base: is an empty text"],
     "models: {m: {adapter: a}}": ["models.m.base: missing"],
+    "models: {1: {base: b}}": ["models: expected string; found 1"],
     "models: {}": ["models: is empty"],
     "models: [m]": ["models: expected keys with values"],
     "tools: {threads: 2}": ["missing key(s): models"],

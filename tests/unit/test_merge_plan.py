@@ -121,9 +121,14 @@ def test_tensors_left_over_or_missing(
         plan(base, adapter)
 
 
-def test_tied_head_is_refused(make_base: Callable[..., Path], make_adapter: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("said", [True, False])
+def test_tied_head_is_refused(make_base: Callable[..., Path], make_adapter: Callable[..., Path], said: bool) -> None:
     base = make_base("qwen2", torch.bfloat16, True)
     adapter = make_adapter(base, modules_to_save=["embed_tokens"])
+    if not said:
+        config = json.loads((base / "config.json").read_text())
+        del config["tie_word_embeddings"]
+        (base / "config.json").write_text(json.dumps(config))
     with pytest.raises(OllamakeError, match="embedding and as output head at once"):
         plan(base, adapter)
 
