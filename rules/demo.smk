@@ -29,8 +29,9 @@ rule train_demo_base:
         "benchmarks/train_demo_base/base.tsv"
     conda:
         "../envs/torch.yaml"
+    threads: 2
     resources:
-        mem_mb=3000,
+        mem_mb=1500,
         disk_mb=100,
     params:
         folder=lambda wildcards, output: os.path.dirname(output.files[0]),
@@ -62,8 +63,9 @@ rule train_demo_adapter:
         "benchmarks/train_demo_adapter/adapter.tsv"
     conda:
         "../envs/torch.yaml"
+    threads: 2
     resources:
-        mem_mb=3000,
+        mem_mb=1500,
         disk_mb=100,
     params:
         base=lambda wildcards, input: os.path.dirname(input.base[0]),
