@@ -107,13 +107,14 @@ def test_one_base_shard_replaced(build: Build, tmp_path: Path) -> None:
         "results/small/*.json",
     ],
 )
-@pytest.mark.parametrize("seconds", [10**6, -(10**6)])
-def test_touched_but_not_changed(build: Build, pattern: str, seconds: int) -> None:
+def test_touched_but_not_changed(build: Build, pattern: str) -> None:
+    """Neither a later nor an earlier time than at the build makes a difference."""
     files = sorted(build.folder.glob(pattern))
     assert files
-    for file in files:
-        touch(file, seconds)
-    assert build.planned() == {}
+    for seconds in (10**6, -2 * 10**6):
+        for file in files:
+            touch(file, seconds)
+        assert build.planned() == {}
 
 
 def test_a_touched_shard_stays_unchanged_after_a_rebuild_for_another_reason(build: Build) -> None:
