@@ -24,7 +24,7 @@ from ollamake.imported_modules import modules_used_by
 from ollamake.llama_cpp_programs import find_converter, find_program, program_identity
 from ollamake.llama_cpp_source import VERSION as LLAMA_CPP_VERSION
 from ollamake.registration import chat_command
-from ollamake.source_files import source_files
+from ollamake.source_files import reads_across_shards, source_files
 from ollamake.weight_identity import header_digest, identity_of, seen_files
 
 # The demo's files, fixed because the rules that make them name their outputs.
@@ -79,20 +79,19 @@ def checked_configuration():
 
 @cache
 def sources_of(name):
-    """Return (weights, small files) of a model's base and (weights, small files) of its adapter, as paths."""
+    """Return (weights, small files) of a model's base, then of each of its adapters, as paths."""
     model = CONFIG.models[name]
-    folders = {"base": model.base, "adapter": model.adapter}
-    return {
-        kind: (MADE_HERE.get(folder) or or_one_message(source_files, kind, folder, f"models.{name}.{kind}"))
-        for kind, folder in folders.items()
-        if folder is not None
-    }
+    folders = [("base", model.base)] + [("adapter", adapter.path) for adapter in model.adapters]
+    return [
+        MADE_HERE.get(folder) or or_one_message(source_files, kind, folder, f"models.{name}.{kind}")
+        for kind, folder in folders
+    ]
 
 
 CONFIG = checked_configuration()
 THREADS = CONFIG.threads or os.cpu_count()
 BUILD_JOBS = CONFIG.threads or 0  # 0: as many as the job may use cores
-NSHARDS = {name: len(sources_of(name)["base"][0]) for name in CONFIG.models}
+NSHARDS = {name: len(sources_of(name)[0][0]) for name in CONFIG.models}
 
 
 wildcard_constraints:
@@ -159,7 +158,7 @@ def weights_input(path):
 
 def small_files(wildcards):
     """Return config, tokenizer and adapter_config: everything beside the weights, compared by content."""
-    return [file for weights, files in sources_of(wildcards.model).values() for file in files]
+    return [file for weights, files in sources_of(wildcards.model) for file in files]
 
 
 def users_small_files(wildcards):
@@ -168,16 +167,22 @@ def users_small_files(wildcards):
 
 
 def all_weights(wildcards):
-    """Return all weight files of base and adapter."""
-    return [weights_input(file) for weights, files in sources_of(wildcards.model).values() for file in weights]
+    """Return all weight files of base and adapters."""
+    return [weights_input(file) for weights, files in sources_of(wildcards.model) for file in weights]
 
 
 def shard_weights(wildcards):
-    """Return the weight files that one shard is merged from: the base's shard and the adapter."""
-    sources = sources_of(wildcards.model)
-    base = sources["base"][0][int(wildcards.shard) - 1]
-    adapter = sources["adapter"][0] if "adapter" in sources else []
-    return [weights_input(file) for file in (base, *adapter)]
+    """Return the weight files that one shard is merged from: the base's shard and the adapters, seldom other shards."""
+    (base, _), *adapters = sources_of(wildcards.model)
+    own = base[int(wildcards.shard) - 1]
+    others = [file for file in base if file != own] if reads_across_shards(*small_files_of(wildcards.model)) else []
+    return [weights_input(file) for file in (own, *others, *(file for weights, _ in adapters for file in weights))]
+
+
+@cache
+def small_files_of(name):
+    """Return the base's config.json and the adapters' adapter_config.json."""
+    return tuple(files[0] for weights, files in sources_of(name))
 
 
 def merged_shards(wildcards):
@@ -234,11 +239,12 @@ def identities(name, files):
 def check_spec(wildcards):
     model = CONFIG.models[wildcards.model]
     program = found_program("llama-quantize")
-    weights = [file for weights, files in sources_of(wildcards.model).values() for file in weights]
+    weights = [file for weights, files in sources_of(wildcards.model) for file in weights]
+    folders = [model.base] + [adapter.path for adapter in model.adapters]
     return spec(
         base=model.base,
-        adapter=model.adapter,
-        made_here=[folder for folder in (model.base, model.adapter) if folder in MADE_HERE],
+        adapters=[vars(adapter) for adapter in model.adapters],
+        made_here=[folder for folder in folders if folder in MADE_HERE],
         weights=identities(wildcards.model, weights),
         dtype=CONFIG.dtype,
         quantizations=model.quantizations,
@@ -250,10 +256,10 @@ def check_spec(wildcards):
 
 def plan_spec(wildcards):
     model = CONFIG.models[wildcards.model]
-    weights = [file for weights, files in sources_of(wildcards.model).values() for file in weights]
+    weights = [file for weights, files in sources_of(wildcards.model) for file in weights]
     return spec(
         base=model.base,
-        adapter=model.adapter,
+        adapters=[vars(adapter) for adapter in model.adapters],
         dtype=CONFIG.dtype,
         headers={file: header_digest(Path(file)) for file in weights if os.path.dirname(file) not in MADE_HERE},
     )
@@ -265,7 +271,7 @@ def shard_spec(wildcards):
 
 def source_spec(wildcards):
     model = CONFIG.models[wildcards.model]
-    return spec(base=model.base, adapter=model.adapter)
+    return spec(base=model.base, adapters=[adapter.path for adapter in model.adapters])
 
 
 def modelfile_spec(wildcards):

@@ -14,7 +14,7 @@ from pathlib import Path
 from ollamake.atomic_write import temporary_beside, write_json
 from ollamake.errors import run
 from ollamake.free_disk import require_free_disk
-from ollamake.gguf_conversion import convert, outtype_for
+from ollamake.gguf_conversion import convert, outtype_for, require_own_head
 from ollamake.gguf_record import gguf_record
 from ollamake.merged_checkpoint import require_whole
 
@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     outtype = outtype_for(plan)
     with temporary_beside(args.output) as temporary:
         convert(args.converter, args.manifest.parent, outtype, args.name, temporary)
+        require_own_head(temporary, plan)
         record = gguf_record(temporary, args.output.name, outtype.upper())
     write_json(args.record, record)
 

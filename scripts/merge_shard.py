@@ -31,9 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     plan = json.loads(args.plan.read_text(encoding="utf-8"))
     record = merge_shard(plan, args.shard, args.output, args.threads)
-    for entry in (record["base"], record["adapter"]):
-        if entry is not None:
-            entry["identity"] = args.seen.get(entry["path"], "")
+    for entry in (record["base"], *record["adapters"], *record["others"]):
+        entry["identity"] = args.seen.get(entry["path"], "")
     write_json(args.record, record)
     survivals = [tensor["survival"] for tensor in record["tensors"].values() if tensor["survival"] is not None]
     if survivals:

@@ -1,6 +1,7 @@
 """Plan the merge of an adapter into a base model, from headers alone.
 
-    python scripts/plan_merge.py --spec '{"base": "BASE", "adapter": "ADAPTER", "dtype": "auto"}' --output merge_plan.json
+    python scripts/plan_merge.py --spec '{"base": "BASE", "adapters": [{"path": "ADAPTER", "weight": 1}], "dtype": "auto"}' \\
+        --output merge_plan.json
 
 The specification is JSON because it is also what Snakemake compares to tell whether the plan is outdated.
 """
@@ -21,7 +22,7 @@ from ollamake.merge_plan import plan_merge
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--spec", type=json.loads, required=True, help="JSON: base, adapter (or null), dtype")
+    parser.add_argument("--spec", type=json.loads, required=True, help="JSON: base, adapters (path, weight), dtype")
     parser.add_argument("--output", type=Path, required=True, help="the plan")
     return parser.parse_args(argv)
 
@@ -29,11 +30,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     base = read_checkpoint(args.spec["base"], "base")
-    adapter = read_adapter(Path(args.spec["adapter"])) if args.spec["adapter"] else None
-    plan = plan_merge(base, adapter, args.spec["dtype"])
+    adapters = [read_adapter(Path(adapter["path"]), adapter["weight"]) for adapter in args.spec["adapters"]]
+    plan = plan_merge(base, adapters, args.spec["dtype"])
     write_json(args.output, plan)
     tensors = [tensor for shard in plan["shards"] for tensor in shard["tensors"]]
-    edited = sum(tensor["edit"] is not None for tensor in tensors)
+    edited = sum(bool(tensor["edits"]) for tensor in tensors)
     logging.info("%d of %d tensors in %d shards get an update", edited, len(tensors), len(plan["shards"]))
 
 

@@ -1,6 +1,6 @@
 """Write config, index, tokenizer and chat template of a merged checkpoint.
 
-    python scripts/write_model_files.py --spec '{"base": "BASE", "adapter": "ADAPTER"}' --plan merge_plan.json \\
+    python scripts/write_model_files.py --spec '{"base": "BASE", "adapters": ["ADAPTER"]}' --plan merge_plan.json \\
         --manifest merged/model_files.json
 """
 
@@ -17,7 +17,7 @@ from ollamake.model_files import write_model_files
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--spec", type=json.loads, required=True, help="JSON: base, adapter (or null)")
+    parser.add_argument("--spec", type=json.loads, required=True, help="JSON: base, adapters")
     parser.add_argument("--plan", type=Path, required=True, help="the merge plan")
     parser.add_argument(
         "--manifest", type=Path, required=True, help="model_files.json, written beside the files it lists"
@@ -28,8 +28,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     plan = json.loads(args.plan.read_text(encoding="utf-8"))
-    adapter = Path(args.spec["adapter"]) if args.spec["adapter"] else None
-    written = write_model_files(Path(args.spec["base"]), adapter, plan, args.manifest)
+    adapters = [Path(adapter) for adapter in args.spec["adapters"]]
+    written = write_model_files(Path(args.spec["base"]), adapters, plan, args.manifest)
     logging.info(
         "%d files; tokenizer of the %s; chat template: %s",
         len(written["files"]),

@@ -1,12 +1,14 @@
-"""A PEFT adapter folder: its configuration, checked option by option, and what its tensors are.
+"""A PEFT adapter folder: its configuration, checked option by option, and which tensors it holds.
 
-Every field of adapter_config.json that is set must be known here, either as handled or as harmless to a merge; what is
-neither is refused by name. The fields are those of peft 0.21's LoraConfig (peft/tuners/lora/config.py).
+Every field of a LoRA's adapter_config.json that is set must be known here: as handled by the streamed merge, as left to
+peft's own layer, as harmless, or as refused with a reason; what is none of these is refused by name. The fields are those
+of peft 0.21's LoraConfig (peft/tuners/lora/config.py). Other methods than LoRA are peft_methods' affair.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,69 +16,69 @@ from pathlib import Path
 from typing import Any
 
 from ollamake.errors import OllamakeError
-from ollamake.safetensors_header import SafetensorsHeader, read_header
-from ollamake.source_files import ADAPTER_WEIGHTS
+from ollamake.peft_methods import is_plain_lora, refusal
+from ollamake.safetensors_header import SafetensorsHeader
+from ollamake.source_files import adapter_weights
+from ollamake.weight_file import read_entries
 
-_HARMLESS = frozenset(
-    {
-        "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type",
-        "target_modules", "exclude_modules", "lora_dropout", "layers_to_transform", "layers_pattern", "eva_config",
-        "ephemeral_gpu_offload", "runtime_config", "loftq_config", "megatron_core", "qalora_group_size",
-        "corda_config", "lora_ga_config", "arrow_config", "ensure_weight_tying",
-    }
-)  # fmt: skip
-"""They steer where and how training happened; which modules have an update is told by the tensors themselves."""
-
-_HANDLED = frozenset({"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "modules_to_save"})
-
-_KEPT_BASE = (None, True, False, "gaussian", "orthogonal", "eva")
-"""init_lora_weights that leave the base weights as they were."""
-
-_REASONS = {
-    "use_dora": "DoRA, whose magnitudes rescale the whole weight",
-    "lora_bias": "biases in the LoRA layers",
-    "fan_in_fan_out": "layers that store their weight transposed (Conv1D, as in GPT-2)",
-    "trainable_token_indices": "single trained token embeddings",
-    "target_parameters": "updates of parameters that are not nn.Linear (fused MoE experts)",
-    "layer_replication": "repeated layers, for which the base has no tensors to merge into",
-    "alora_invocation_tokens": "activated LoRA, which is switched on within a prompt and has nothing to merge",
-    "bias": "trained biases",
-}
+log = logging.getLogger("ollamake")
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter: ``scale_of`` gives the factor of B @ A for a module of a rank."""
+    """An adapter and the weight with which its update is added."""
 
     folder: Path
     config: Mapping[str, Any]
     header: SafetensorsHeader
+    weight: float = 1.0
 
-    def scale_of(self, module: str, rank: int) -> float:
+    @property
+    def is_plain_lora(self) -> bool:
+        """Whether the update of a module is a product of two matrices, with or without DoRA's magnitude."""
+        return is_plain_lora(self.config)
+
+    def scale_of(self, name: str, rank: int) -> float:
         """Return lora_alpha / r, or lora_alpha / sqrt(r) with rsLoRA (arXiv:2312.03732).
 
-        ``module`` is the module's name in the base. Raises OllamakeError if its tensors have another rank than the
-        configuration says, since the scale would then be wrong.
+        ``name`` is what peft matches patterns with: the module's name in memory, for target_parameters with the parameter's
+        name behind it. Raises OllamakeError if its tensors have another rank than the configuration says, since the scale
+        would then be wrong.
         """
-        expected = self._pattern("rank_pattern", module, self.config.get("r", 8))
-        if rank != expected:
+        expected = self._matching("rank_pattern", name) or [self.config.get("r", 8)]
+        if rank not in expected:
             raise OllamakeError(
-                f"{self.folder}: the tensors of {module} have rank {rank}, adapter_config.json says {expected}."
+                f"{self.folder}: the tensors of {name} have rank {rank}, adapter_config.json says {expected[0]}."
                 " The two files are not of the same adapter; copy both from the same checkpoint."
             )
-        alpha = self._pattern("alpha_pattern", module, self.config.get("lora_alpha", 8))
-        return float(alpha) / (rank**0.5 if self.config.get("use_rslora") else rank)
+        alphas = self._matching("alpha_pattern", name) or [self.config.get("lora_alpha", 8)]
+        if len(set(alphas)) > 1:
+            log.warning(
+                "%s: several patterns of alpha_pattern match %s, with the values %s. peft takes the first, but does not"
+                " save them in the order of training; %s is used, as peft does when it loads the adapter.",
+                self.folder, name, ", ".join(map(str, alphas)), alphas[0],
+            )  # fmt: skip
+        return float(alphas[0]) / (rank**0.5 if self.config.get("use_rslora") else rank)
 
-    def _pattern(self, key: str, module: str, otherwise: float) -> Any:
-        """Return the value of the first pattern that matches as in peft (get_pattern_key in peft/utils/other.py)."""
-        patterns = self.config.get(key) or {}
-        return next((value for pattern, value in patterns.items() if _matches(pattern, module)), otherwise)
+    def token_indices(self, module: str) -> list[int]:
+        """Return the rows of an embedding that trainable_token_indices names for ``module``."""
+        indices = self.config.get("trainable_token_indices", self.config.get("token_indices"))
+        if isinstance(indices, Mapping):
+            named = [rows for key, rows in indices.items() if module == key or module.endswith(f".{key}")]
+            # A tied head is trained along with the embedding that is named.
+            named = named or (list(indices.values()) if len(indices) == 1 else [])
+            return list(named[0]) if named else []
+        return list(indices or [])
+
+    def _matching(self, key: str, name: str) -> list[Any]:
+        """Return the values of all patterns that match as in peft (get_pattern_key in peft/utils/other.py), in order."""
+        return [value for pattern, value in (self.config.get(key) or {}).items() if _matches(pattern, name)]
 
 
-def read_adapter(folder: Path) -> Adapter:
+def read_adapter(folder: Path, weight: float = 1.0) -> Adapter:
     """Read an adapter's configuration and header, no weights.
 
-    Raises OllamakeError for a kind or an option that cannot be merged yet, naming it, and for damaged files.
+    Raises OllamakeError for a kind or an option that cannot be merged, saying why and what to do, and for damaged files.
     """
     path = folder / "adapter_config.json"
     try:
@@ -85,44 +87,19 @@ def read_adapter(folder: Path) -> Adapter:
         raise OllamakeError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(config, dict):
         raise OllamakeError(f"{path} is not the configuration of a PEFT adapter: expected a JSON object.")
-    _refuse_unsupported(path, config)
-    return Adapter(folder, config, read_header(folder / ADAPTER_WEIGHTS))
-
-
-def _refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise OllamakeError(
-            f"{path}: peft_type is {kind!r}. LORA is what can be merged so far;"
-            " merge this kind with peft's merge_and_unload() and give the result as `base`, without an adapter."
-        )
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and start not in _KEPT_BASE:
-        raise OllamakeError(
-            f"{path}: init_lora_weights is {start!r}, which changed the base weights before training, so that the"
-            " adapter does not fit the original base. Save it with peft's path_initial_model_for_weight_conversion,"
-            " which turns it into a plain LoRA, and give that."
-        )
-    known = _HARMLESS | _HANDLED | {"init_lora_weights"}
-    unsupported = [key for key, value in config.items() if key not in known and not _is_off(key, value)]
-    if unsupported:
-        named = [f"{key}: {_REASONS.get(key, f'set to {config[key]!r}')}" for key in unsupported]
-        raise OllamakeError(
-            f"{path} uses what cannot be merged yet ({'; '.join(named)}). Merge it with peft's merge_and_unload()"
-            " and give the result as `base`, without an adapter."
-        )
+    reason = refusal(config)
+    if reason:
+        raise OllamakeError(f"{path}: {reason}")
     for key in ("rank_pattern", "alpha_pattern"):
         for pattern in config.get(key) or {}:
             _matches(pattern, "", path)
+    (weights,) = adapter_weights(folder, str(folder))
+    return Adapter(folder, config, read_entries(folder / weights), weight)
 
 
-def _is_off(key: str, value: Any) -> bool:
-    return value is None or value is False or value in ("none", [], {}) or (key == "megatron_config" and not value)
-
-
-def _matches(pattern: str, module: str, path: Path | None = None) -> bool:
+def _matches(pattern: str, name: str, path: Path | None = None) -> bool:
     try:
-        return re.match(rf"(.*\.)?({pattern})$", module) is not None
+        return re.match(rf"(.*\.)?({pattern})$", name) is not None
     except re.error as error:
         raise OllamakeError(
             f"{path or 'adapter_config.json'}: {pattern!r} is not a regular expression: {error}"

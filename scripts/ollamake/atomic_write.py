@@ -7,15 +7,20 @@ half-made file under a final name (see rename(2) and fsync(2)).
 
 from __future__ import annotations
 
+import ctypes
 import glob
 import json
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+_SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None
+_SYNC_FILE_RANGE_WRITE = 2
 
 
 @contextmanager
@@ -59,6 +64,16 @@ def publish(temporary: Path, path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def begin_flush(file: BinaryIO, offset: int, size: int) -> None:
+    """Tell the disk to begin writing a part of a file, without waiting (sync_file_range(2); elsewhere nothing happens).
+
+    It promises nothing, publish does; it only spares the wait at the end.
+    """
+    if _SYNC_FILE_RANGE is not None:
+        file.flush()
+        _SYNC_FILE_RANGE(file.fileno(), ctypes.c_int64(offset), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

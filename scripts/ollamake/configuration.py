@@ -31,12 +31,20 @@ def _is_quantization(value: object) -> bool:
 
 
 @dataclass(frozen=True)
+class WeightedAdapter:
+    """An adapter's folder and the weight with which its update is added."""
+
+    path: str
+    weight: float
+
+
+@dataclass(frozen=True)
 class Model:
     """One model to build; paths are relative to the working directory, or absolute."""
 
     name: str
     base: str
-    adapter: str | None
+    adapters: tuple[WeightedAdapter, ...]
     quantizations: tuple[str, ...]
     system: str | None
     parameters: dict[str, Any]
@@ -168,7 +176,7 @@ def _model(name: str, filled: Mapping[str, Any]) -> Model:
     return Model(
         name=name,
         base=_folder(filled["base"]),
-        adapter=_folder(filled["adapter"]) if filled["adapter"] else None,
+        adapters=_adapters(filled, key),
         quantizations=quantizations,
         system=ollama["system"],
         parameters=checked_parameters(ollama["parameters"], f"{key}.ollama.parameters"),
@@ -177,6 +185,23 @@ def _model(name: str, filled: Mapping[str, Any]) -> Model:
             for quantization in quantizations
         },
     )
+
+
+def _adapters(filled: Mapping[str, Any], key: str) -> tuple[WeightedAdapter, ...]:
+    """Return the adapters of a model, from either of the two ways to name them."""
+    if filled["adapter"] and filled["adapters"]:
+        raise OllamakeError(f"{key}: has both adapter and adapters. Name one in `adapter`, or several in `adapters`.")
+    if filled["adapter"]:
+        return (WeightedAdapter(_folder(filled["adapter"]), 1.0),)
+    adapters = tuple(
+        WeightedAdapter(_folder(one["path"]), float(one.get("weight", 1.0))) for one in filled["adapters"] or ()
+    )
+    twice = sorted({one.path for one in adapters if [other.path for other in adapters].count(one.path) > 1})
+    if twice:
+        raise OllamakeError(
+            f"{key}.adapters: {', '.join(twice)} stands there twice. Name it once, with the sum of weights."
+        )
+    return adapters
 
 
 def _folder(path: str) -> str:

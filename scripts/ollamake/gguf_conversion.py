@@ -10,6 +10,8 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from gguf import GGUFReader
+
 from ollamake import converter_process
 from ollamake.errors import OllamakeError
 from ollamake.progress import SECONDS_BETWEEN_LINES
@@ -36,6 +38,23 @@ def outtype_for(plan: dict[str, Any]) -> str:
     raise OllamakeError(
         f"the merged checkpoint has no matrix in float16, bfloat16 or float32 (found {sorted(matrices) or 'none'});"
         " llama.cpp has nothing to convert. Choose a base model with 16-bit or 32-bit weights."
+    )
+
+
+def require_own_head(gguf: Path, plan: dict[str, Any]) -> None:
+    """Raise OllamakeError if the merge parted head and embedding, and the GGUF has no head of its own.
+
+    llama.cpp uses the embedding as head for some architectures (Gemma), whatever the checkpoint holds; that would be
+    another model than the one that was trained.
+    """
+    if plan["config"].get("tie_word_embeddings") is not False:
+        return
+    if any(tensor.name == "output.weight" for tensor in GGUFReader(gguf).tensors):
+        return
+    raise OllamakeError(
+        "the adapter was trained on only one of embedding and output head, which this model ties, so the merged model has"
+        " both; but llama.cpp keeps them one for this architecture, and the GGUF would be another model."
+        " Train with ensure_weight_tying=True, or without embed_tokens and lm_head."
     )
 
 

@@ -29,7 +29,7 @@ _METADATA_BYTES = 10_000_000
 def check_inputs(name: str, spec: dict[str, Any], results: Path) -> dict[str, Any]:
     """Check one model and return what was found.
 
-    ``spec``: base, adapter, made_here (those of the two folders that a rule makes, which are checked when they are
+    ``spec``: base, adapters (path, weight), made_here (those of the folders that a rule makes, which are checked when they are
     merged), dtype, quantizations, target, host, compiler_needed. Raises OllamakeError for the first fault.
     """
     if spec["compiler_needed"]:
@@ -43,7 +43,7 @@ def check_inputs(name: str, spec: dict[str, Any], results: Path) -> dict[str, An
     require_free_disk(results, needed, f"building {name}")
     return {
         "base": spec["base"],
-        "adapter": spec["adapter"],
+        "adapters": spec["adapters"],
         "tensors_with_update": edited,
         "disk_needed_gb": round(needed / 1e9, 2),
         "disk_free_gb": round(free_bytes(results) / 1e9, 2),
@@ -53,10 +53,10 @@ def check_inputs(name: str, spec: dict[str, Any], results: Path) -> dict[str, An
 def _check_model(name: str, spec: dict[str, Any], results: Path) -> tuple[int, int]:
     """Return the bytes still to be written for a model, and how many tensors get an update."""
     base = read_checkpoint(spec["base"], f"models.{name}.base")
-    adapter = read_adapter(Path(spec["adapter"])) if spec["adapter"] else None
-    plan = plan_merge(base, adapter, spec["dtype"])
+    adapters = [read_adapter(Path(adapter["path"]), adapter["weight"]) for adapter in spec["adapters"]]
+    plan = plan_merge(base, adapters, spec["dtype"])
     tensors = [tensor for shard in plan["shards"] for tensor in shard["tensors"]]
-    edited = sum(tensor["edit"] is not None for tensor in tensors)
+    edited = sum(bool(tensor["edits"]) for tensor in tensors)
     log.info("%s: %d tensors in %d shards, %d of them get an update", name, len(tensors), len(plan["shards"]), edited)
     return _bytes_to_write(results / name, name, tensors, spec["quantizations"]), edited
 
@@ -81,7 +81,7 @@ def _bytes_to_write(folder: Path, name: str, tensors: Sequence[dict[str, Any]], 
 
 def refuse_unknown(spec: dict[str, Any]) -> None:
     """Raise OllamakeError for a specification by hand that lacks a key."""
-    expected = {"base", "adapter", "made_here", "dtype", "quantizations", "target", "host", "compiler_needed"}
+    expected = {"base", "adapters", "made_here", "dtype", "quantizations", "target", "host", "compiler_needed"}
     missing = expected - spec.keys()
     if missing:
         raise OllamakeError(f"--spec lacks {', '.join(sorted(missing))}")

@@ -1,4 +1,4 @@
-"""W + scale * (B @ A): float32 arithmetic, one rounding, a band of rows at a time.
+"""W + left @ right: float32 arithmetic, one rounding, a band of rows at a time.
 
 Memory is bounded by the band, not by the tensor. Rounding to bfloat16 deletes most of a small update because the base
 lies on bfloat16's grid (an update of 3e-4 of the weight's size survives by 18 %); how much of the intended update is in
@@ -7,19 +7,38 @@ the stored tensor, its survival, is therefore measured for each tensor while it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from ollamake.errors import OllamakeError
 
-BAND_ELEMENTS = 4 << 20
-"""Elements of a band: 16 MiB in float32, so that base, update, sum and result together stay near 64 MiB."""
+BAND_ELEMENTS = 1 << 20
+"""Elements of a band: 4 MiB in float32, so that base, update, sum and result stay in a processor's cache."""
 
 FLOAT16_MAX = 65504.0
 
-TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+TORCH_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+}  # fmt: skip
+
+
+class Scratch:
+    """Memory for the intermediate results of a band, taken once: fresh memory costs more than the arithmetic in it."""
+
+    def __init__(self) -> None:
+        self._memory: dict[str, torch.Tensor] = {}
+
+    def of(self, use: str, shape: Sequence[int]) -> torch.Tensor:
+        """Return float32 memory of a shape; what it held for the same use is gone."""
+        size = math.prod(shape)
+        known = self._memory.get(use)
+        if known is None or known.numel() < size:
+            known = self._memory[use] = torch.empty(size)
+        return known[:size].view(tuple(shape))
 
 
 @dataclass
@@ -30,13 +49,27 @@ class MergeStatistics:
     delta_square: float = 0.0
     stored_dot_delta: float = 0.0
     largest_delta: float = 0.0
-    rows: int = field(default=0, repr=False)
+
+    def add(self, base: torch.Tensor, value: torch.Tensor, stored: torch.Tensor, scratch: Scratch) -> None:
+        """Count a band: before and after the edit, both in float32, and what is stored of it.
+
+        Survival is the projection of (stored - base) on the update (value - base). Sums are float32 within a band.
+        """
+        if not base.numel():
+            return
+        base, shape = base.reshape(-1), base.shape
+        delta = torch.sub(value.reshape(-1), base, out=scratch.of("delta", shape).view(-1))
+        moved = scratch.of("moved", shape).view(-1).copy_(stored.view(-1)).sub_(base)
+        self.base_square += float(torch.dot(base, base))
+        self.delta_square += float(torch.dot(delta, delta))
+        self.stored_dot_delta += float(torch.dot(moved, delta))
+        low, high = torch.aminmax(delta)
+        self.largest_delta = max(self.largest_delta, -float(low), float(high))
 
     def as_json(self) -> dict[str, float | None]:
         """Return the relative size of the update, the part of it that was stored, and its largest element.
 
-        Survival is the projection of (stored - base) on the update, divided by the update's size; None where the
-        update is zero.
+        relative_norm is None where the base is zero, survival where the update is.
         """
         size = self.delta_square**0.5
         base = self.base_square**0.5
@@ -48,56 +81,47 @@ class MergeStatistics:
         }
 
 
-def bands(rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    """Yield [first, last) rows of each band of a matrix."""
+def bands(rows: int, columns: int, unbroken: int | None = None) -> Iterator[tuple[int, int]]:
+    """Yield [first, last) rows of each band of a matrix; none crosses a multiple of ``unbroken`` rows."""
     height = max(1, BAND_ELEMENTS // max(1, columns))
-    for first in range(0, rows, height):
-        yield first, min(rows, first + height)
+    for start in range(0, rows, unbroken or max(rows, 1)):
+        end = min(rows, start + (unbroken or rows))
+        for first in range(start, end, height):
+            yield first, min(end, first + height)
 
 
-def merge_band(
-    name: str,
-    base: torch.Tensor,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    scale: float,
-    stored: str,
-    statistics: MergeStatistics,
-) -> torch.Tensor:
-    """Return a band of ``base + scale * (b @ a)`` in the dtype ``stored``.
+def with_magnitudes(sums: torch.Tensor, magnitudes: torch.Tensor) -> torch.Tensor:
+    """Return the rows of ``sums`` [rows, columns] scaled to the norms ``magnitudes`` [rows]: DoRA (arXiv:2402.09353, eq. 5)."""
+    return sums * (magnitudes / torch.linalg.vector_norm(sums, dim=1)).unsqueeze(1)
 
-    ``base`` [rows, columns] in any floating dtype, ``a`` [rank, columns] and ``b`` [rows, rank] in float32. Raises
-    OllamakeError naming the tensor for NaN, infinity and what float16 cannot hold.
+
+def dequantized(values: torch.Tensor, scales: torch.Tensor, first: int, block: tuple[int, int]) -> torch.Tensor:
+    """Return float8 rows [first, ...) times the scale of the block each value lies in, in float32.
+
+    ``values`` [rows, columns], ``scales`` [ceil(all rows / block), ceil(columns / block)].
     """
-    wide = base.to(torch.float32)
-    delta = (b @ a).mul_(scale)
-    total = wide + delta
-    result = stored_as(name, total, stored)
-    statistics.base_square += _dot(wide, wide)
-    statistics.delta_square += _dot(delta, delta)
-    statistics.stored_dot_delta += _dot(result.to(torch.float32) - wide, delta)
-    statistics.largest_delta = max(statistics.largest_delta, float(delta.abs().max()) if delta.numel() else 0.0)
-    return result
+    rows = torch.arange(first, first + values.shape[0]) // block[0]
+    wide = scales.to(torch.float32)[rows].repeat_interleave(block[1], dim=1)[:, : values.shape[1]]
+    return values.to(torch.float32).mul_(wide)
 
 
 def stored_as(name: str, values: torch.Tensor, stored: str) -> torch.Tensor:
     """Round ``values`` to the dtype ``stored``, refusing what it cannot hold. Raises OllamakeError naming the tensor."""
-    if not torch.isfinite(values).all():
+    if not values.numel():
+        return values.to(TORCH_DTYPES[stored])
+    low, high = (float(end) for end in torch.aminmax(values))
+    largest = max(-low, high)
+    if not largest < float("inf"):  # NaN is not smaller either
         bad = values[~torch.isfinite(values)]
         raise OllamakeError(
             f"{name} has {bad.numel()} values that are not numbers (first: {float(bad[0])}), in the base or after the"
             " merge. The base or the adapter is damaged, or its training diverged; nothing of it is written."
         )
-    result = values.to(TORCH_DTYPES[stored])
-    if stored == "F16" and not torch.isfinite(result).all():
-        largest = float(values.abs().max())
+    result = values.to(TORCH_DTYPES[stored], copy=True)  # ``values`` may be memory that the next band is computed in
+    if stored in ("F16", "BF16") and largest > FLOAT16_MAX and not torch.isfinite(result).all():
+        known = {"F16": "float16", "BF16": "bfloat16"}[stored]
         raise OllamakeError(
-            f"{name} has values up to {largest:.6g}, more than float16 can hold ({FLOAT16_MAX:.0f})."
-            " Set `merge: {dtype: bfloat16}` or `merge: {dtype: float32}`."
+            f"{name} has values up to {largest:.6g}, more than {known} can hold."
+            f" Set `merge: {{dtype: {'bfloat16` or `merge: {dtype: float32' if stored == 'F16' else 'float32'}}}`."
         )
     return result
-
-
-def _dot(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Inner product of two bands: float32 within a row, float64 over the rows."""
-    return float((one * other).sum(dim=-1).sum(dtype=torch.float64))

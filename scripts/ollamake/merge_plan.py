@@ -2,174 +2,249 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ollamake.adapter import Adapter
+from ollamake.adapter_edits import AdapterEdits, Edit, sources_of
 from ollamake.checkpoint import FLOATS, Checkpoint
 from ollamake.errors import OllamakeError
 from ollamake.safetensors_header import TensorEntry
+from ollamake.tensor_names import EMBEDDING, HEAD, TensorNames
+from ollamake.tied_head import TiedHead, find_tied_head
 
 STORED_AS = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
-_PREFIX = re.compile(r"^base_model\.model\.")
-_LORA = re.compile(r"^(?P<module>.+)\.lora_(?P<half>[AB])(\.default)?\.weight$")
-_EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|lm_head)\.weight$")
 _SHOWN = 6
 """Tensors that a message lists."""
 
 
-def plan_merge(base: Checkpoint, adapter: Adapter | None, dtype: str) -> dict[str, Any]:
+def plan_merge(base: Checkpoint, adapters: Sequence[Adapter], dtype: str) -> dict[str, Any]:
     """Return the merge plan as it is written to merge_plan.json.
 
     ``dtype`` is the configuration's merge.dtype. Under ``auto`` a tensor that no edit reaches keeps its dtype, and an
     edited one of a 16-bit base is stored as float16, whose 11 significant bits keep updates that bfloat16's 8 round
-    away. Raises OllamakeError listing the tensors if any of the adapter's is left over, used twice or of another shape.
+    away. Raises OllamakeError listing the tensors if any of an adapter's is left over, used twice or of another shape.
     """
     entries = {tensor.name: tensor for shard in base.shards for tensor in shard.tensors}
-    edits = _edits(base, adapter, entries) if adapter is not None else {}
+    files = {tensor.name: str(shard.path) for shard in base.shards for tensor in shard.tensors}
+    names = TensorNames(entries, base.config)
+    edits: dict[str, list[Edit]] = {}
+    rows: dict[str, int] = {}
+    unstored: dict[str, list[Edit]] = {}
+    shapes: list[dict[str, list[int]]] = []
+    unused: list[set[str]] = []
+    for number, adapter in enumerate(adapters):
+        found = AdapterEdits(number, adapter, names, entries)
+        if found.problems:
+            raise _does_not_fit(adapter, base, found.problems)
+        if not found.edits and not found.heads:
+            raise OllamakeError(
+                f"{adapter.header.path} has no tensors: there is nothing to merge. Was the training finished?"
+            )
+        for table, own in ((edits, found.edits), (unstored, found.heads)):
+            for name, more in own.items():
+                table.setdefault(name, []).extend(more)
+        rows |= found.rows
+        unused.append(found.unused)
+        shapes.append(_module_shapes(found.edits, entries))
+    tied = find_tied_head(base.ties_head, entries, unstored, base.config)
+    _settle_head(tied, base, adapters, edits, unstored, rows, entries)
+    _refuse_collisions(edits, adapters, rows)
+    _refuse_uneven_vocabulary(base, entries, rows, tied)
+    _require_all_used(edits, adapters, unused)
     count = len(base.shards)
-    shards = [
-        {
-            "file": f"model-{number:05d}-of-{count:05d}.safetensors",
-            "base": str(shard.path),
-            "tensors": [_planned(tensor, edits.get(tensor.name), dtype) for tensor in shard.tensors],
-        }
-        for number, shard in enumerate(base.shards, start=1)
-    ]
-    source = {"path": str(adapter.header.path), "tensors": len(adapter.header.tensors)} if adapter is not None else None
-    return {"dtype": dtype, "adapter": source, "shards": shards}
-
-
-def _planned(tensor: TensorEntry, edit: dict[str, Any] | None, dtype: str) -> dict[str, Any]:
-    stored = tensor.dtype
-    if tensor.dtype in FLOATS:
-        if dtype != "auto":
-            stored = STORED_AS[dtype]
-        elif edit is not None and tensor.dtype in ("F16", "BF16"):
-            stored = "F16"
+    shards = []
+    for number, shard in enumerate(base.shards, start=1):
+        tensors = [
+            planned
+            for entry in shard.tensors
+            if entry.name not in base.scales
+            for planned in _planned(entry, edits, rows, dtype, base, tied, files)
+        ]
+        shards.append(
+            {"file": f"model-{number:05d}-of-{count:05d}.safetensors", "base": str(shard.path), "tensors": tensors}
+        )
     return {
-        "name": tensor.name,
-        "shape": list(tensor.shape),
-        "dtype": tensor.dtype,
-        "stored": stored,
-        "edit": edit,
+        "dtype": dtype,
+        "adapters": [
+            {
+                "path": str(adapter.header.path),
+                "weight": adapter.weight,
+                "tensors": len(adapter.header.tensors),
+                "config": dict(adapter.config),
+                "shapes": shapes[number],
+            }
+            for number, adapter in enumerate(adapters)
+        ],
+        "config": _config_changes(tied, rows),
+        "shards": shards,
     }
 
 
-def _edits(base: Checkpoint, adapter: Adapter, entries: Mapping[str, TensorEntry]) -> dict[str, dict[str, Any]]:
-    """Return base tensor -> edit, each adapter tensor used exactly once."""
-    halves: dict[str, dict[str, TensorEntry]] = {}
-    replaced: dict[str, TensorEntry] = {}
-    unknown: list[str] = []
-    saved = tuple(adapter.config.get("modules_to_save") or ())
-    for tensor in adapter.header.tensors:
-        name = _PREFIX.sub("", tensor.name)
-        if lora := _LORA.match(name):
-            _once(halves.setdefault(lora["module"], {}), lora["half"], tensor)
-        elif "lora_" not in name and saved:
-            _once(replaced, re.sub(r"\.modules_to_save(\.default)?(?=\.)", "", name), tensor)
-        else:
-            unknown.append(tensor.name)
-    if unknown:
-        raise OllamakeError(
-            f"{adapter.header.path}: {len(unknown)} tensors are not of a kind that can be merged yet: {_some(unknown)}."
-            " Merge this adapter with peft's merge_and_unload() and give the result as `base`."
-        )
-    edits: dict[str, dict[str, Any]] = {}
-    problems: list[str] = []
-    for module, pair in halves.items():
-        target = _resolve(f"{module}.weight", entries)
-        problem = (
-            _lora_problem(module, pair, entries.get(target)) if target else f"{module}: the base has no such tensor"
-        )
-        if problem or target is None:
-            problems.append(str(problem))
+def _planned(
+    entry: TensorEntry,
+    edits: Mapping[str, list[Edit]],
+    rows: Mapping[str, int],
+    dtype: str,
+    base: Checkpoint,
+    tied: TiedHead | None,
+    files: Mapping[str, str],
+) -> list[dict[str, Any]]:
+    """Return what is stored for one tensor of the base: itself, and behind a tied embedding its parted head."""
+    outputs = [(entry.name, entry)]
+    if tied is not None and tied.parted and not tied.head_is_stored and entry.name == tied.embedding:
+        outputs.append((tied.head, entry))
+    planned = []
+    for name, source in outputs:
+        own = edits.get(name, [])
+        height = rows.get(name, source.shape[0] if source.shape else 1)
+        shape = [height, *source.shape[1:]] if source.shape else []
+        tensor: dict[str, Any] = {
+            "name": name,
+            "shape": shape,
+            "dtype": source.dtype,
+            "stored": _stored(source.dtype, bool(own), dtype),
+            "source": source.name,
+            "edits": own,
+        }
+        if source.name in base.scale_of:
+            scale = base.scale_of[source.name]
+            tensor["scale"] = {"name": scale, "file": files[scale], "block": list(base.block)}
+        elsewhere = {
+            stored: files[stored] for edit in own for stored in edit.get("parameters", {}).values() if stored != name
+        }
+        if elsewhere:
+            tensor["files"] = elsewhere
+        planned.append(tensor)
+    return planned
+
+
+def _stored(dtype: str, edited: bool, wanted: str) -> str:
+    if dtype == "F8_E4M3":
+        return STORED_AS.get(wanted, "F16")
+    if dtype not in FLOATS:
+        return dtype
+    if wanted != "auto":
+        return STORED_AS[wanted]
+    return "F16" if edited and dtype in ("F16", "BF16") else dtype
+
+
+def _settle_head(
+    tied: TiedHead | None,
+    base: Checkpoint,
+    adapters: Sequence[Adapter],
+    edits: dict[str, list[Edit]],
+    unstored: Mapping[str, list[Edit]],
+    rows: dict[str, int],
+    entries: Mapping[str, TensorEntry],
+) -> None:
+    """Give the edits of a tied head their place, and refuse those of tensors that do not exist at all."""
+    problems = []
+    for name, heads in unstored.items():
+        if tied is None or not HEAD.search(name):
+            problems.append(f"{name.removesuffix('.weight')}: the base has no such tensor")
             continue
-        rank = pair["A"].shape[0]
-        scale = adapter.scale_of(target.removesuffix(".weight"), rank)
-        _add(edits, target, {"kind": "lora", "a": pair["A"].name, "b": pair["B"].name, "rank": rank, "scale": scale})
-    for name, tensor in replaced.items():
-        target = _resolve(name, entries)
-        if target is None:
-            problems.append(_missing_replacement(base, name))
-        elif entries[target].shape != tensor.shape:
-            problems.append(
-                f"{name}: the adapter saved {list(tensor.shape)}, the base has {list(entries[target].shape)}"
-            )
-        else:
-            _add(edits, target, {"kind": "replace", "source": tensor.name})
+        embedding = entries[tied.embedding]
+        for edit in heads:
+            wanted = [rows.get(tied.embedding, embedding.shape[0]), *embedding.shape[1:]]
+            shape = edit.get("shape") or edit.pop("made", wanted)
+            if edit["kind"] == "module":
+                problems.append(f"{name}: a tied head cannot go through peft's layer; untie the base first")
+            elif list(shape[1:]) != list(embedding.shape[1:]) or (shape != wanted and edit["kind"] != "replace"):
+                problems.append(f"{name}: the update is {shape}, the base's tied embedding is {wanted}")
+            elif shape[0] != embedding.shape[0] and edit["kind"] == "replace":
+                rows[tied.head] = shape[0]
+        edits.setdefault(tied.head, []).extend(heads)
     if problems:
+        raise _does_not_fit(adapters[0], base, problems)
+    if tied is not None:
+        tied.settle(list(adapters), edits, rows)
+        if tied.parted and tied.embedding in rows and tied.head not in rows:
+            if any(edit["kind"] == "replace" for edit in edits.get(tied.head, [])):
+                return
+            raise OllamakeError(
+                f"{adapters[0].folder} brings an embedding of {rows[tied.embedding]} rows, but no head of that size, and"
+                f" {base.folder} ties the two. Train with ensure_weight_tying, or save the head too."
+            )
+
+
+def _refuse_collisions(edits: Mapping[str, list[Edit]], adapters: Sequence[Adapter], rows: Mapping[str, int]) -> None:
+    """Refuse two edits of one adapter for the same values; what several adapters do is added."""
+    for name, all_edits in edits.items():
+        for number in range(len(adapters)):
+            kinds = [edit["kind"] for edit in all_edits if edit["adapter"] == number and "rows" not in edit]
+            twice = [kind for kind in dict.fromkeys(kinds) if kinds.count(kind) > 1]
+            if twice:
+                raise OllamakeError(
+                    f"{adapters[number].header.path}: two tensors reach {name} in the same way ({twice[0]})"
+                )
+        if name in rows and len({edit["adapter"] for edit in all_edits}) > 1:
+            raise OllamakeError(
+                f"{name}: one adapter changes the number of its rows, and another edits it too; these cannot be added."
+                " Merge them one after the other."
+            )
+
+
+def _refuse_uneven_vocabulary(
+    base: Checkpoint, entries: Mapping[str, TensorEntry], rows: Mapping[str, int], tied: TiedHead | None
+) -> None:
+    """Refuse an embedding that grew without its head, or the head alone: no configuration describes such a model."""
+    stored = {name: entry.shape[0] for name, entry in entries.items() if EMBEDDING.search(name) or HEAD.search(name)}
+    if tied is not None and tied.parted:
+        stored.setdefault(tied.head, entries[tied.embedding].shape[0])
+    former = {stored[name] for name in rows if name in stored}
+    after = {name: rows.get(name, count) for name, count in stored.items() if count in former}
+    if len(set(after.values())) > 1:
+        listed = ", ".join(f"{name} {count} rows" for name, count in sorted(after.items()))
         raise OllamakeError(
-            f"the adapter {adapter.folder} does not fit the base {base.folder}:\n    "
-            + "\n    ".join(problems[:_SHOWN])
-            + (f"\n    ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else "")
-            + f"\n  It was trained on {adapter.config.get('base_model_name_or_path') or 'a base that it does not name'};"
-            " give that model as `base`."
+            f"{base.folder}: after the merge embedding and head would differ in size ({listed}). The adapter brings only one"
+            " of the two resized; save it with save_embedding_layers=True, which saves both."
         )
-    if not edits:
-        raise OllamakeError(
-            f"{adapter.header.path} has no tensors: there is nothing to merge. Was the training finished?"
-        )
-    _refuse_tied(base, edits)
-    return edits
 
 
-def _once(table: dict[str, TensorEntry], key: str, tensor: TensorEntry) -> None:
-    if key in table:
-        raise OllamakeError(f"two tensors of the adapter are for the same place: {table[key].name} and {tensor.name}")
-    table[key] = tensor
+def _require_all_used(edits: Mapping[str, list[Edit]], adapters: Sequence[Adapter], unused: Sequence[set[str]]) -> None:
+    """The proof that nothing of an adapter is lost: each of its tensors is named by an edit."""
+    for number, adapter in enumerate(adapters):
+        used = {
+            source
+            for all_edits in edits.values()
+            for edit in all_edits
+            if edit["adapter"] == number
+            for source in sources_of(edit)
+        }
+        left = sorted({tensor.name for tensor in adapter.header.tensors} - used - unused[number])
+        if left:
+            raise OllamakeError(f"{adapter.header.path}: {len(left)} tensors reach nothing in the base: {_some(left)}.")
 
 
-def _add(edits: dict[str, dict[str, Any]], target: str, edit: dict[str, Any]) -> None:
-    if target in edits:
-        raise OllamakeError(f"two parts of the adapter reach the same tensor {target}: {edits[target]} and {edit}")
-    edits[target] = edit
+def _module_shapes(edits: Mapping[str, list[Edit]], entries: Mapping[str, TensorEntry]) -> dict[str, list[int]]:
+    """Return module -> [outputs, inputs] of all that go through peft's layer; methods with one projection for all need it."""
+    return {
+        edit["module"]: list(entries[name].shape)[:: -1 if edit["layer"] == "conv1d" else 1]
+        for name, all_edits in edits.items()
+        for edit in all_edits
+        if edit["kind"] == "module" and edit["parameter"] == "weight"
+    }
 
 
-def _lora_problem(module: str, pair: Mapping[str, TensorEntry], target: TensorEntry | None) -> str | None:
-    """Say what keeps B @ A from being added to ``target``, or None."""
-    if pair.keys() != {"A", "B"}:
-        return f"{module}: has lora_{next(iter(pair))} without its other half"
-    a, b = pair["A"], pair["B"]
-    if target is None:
-        return f"{module}: the base has no such tensor"
-    if any(len(tensor.shape) != 2 for tensor in (a, b, target)):
-        return f"{module}: {list(target.shape)} with LoRA {list(a.shape)} and {list(b.shape)} is not a linear layer"
-    if a.shape[0] != b.shape[1]:
-        return f"{module}: lora_A {list(a.shape)} and lora_B {list(b.shape)} have different ranks"
-    if (b.shape[0], a.shape[1]) != target.shape:
-        return f"{module}: the update is {[b.shape[0], a.shape[1]]}, the base has {list(target.shape)}"
-    if target.dtype not in FLOATS or a.dtype not in FLOATS or b.dtype not in FLOATS:
-        return f"{module}: dtypes {target.dtype}, {a.dtype}, {b.dtype}; expected floating point"
-    return None
+def _config_changes(tied: TiedHead | None, rows: Mapping[str, int]) -> dict[str, Any]:
+    """Return what the merged config.json says otherwise than the base's."""
+    changes: dict[str, Any] = {}
+    if tied is not None and tied.parted:
+        changes["tie_word_embeddings"] = False
+    if rows:
+        changes["vocab_size"] = max(rows.values())
+    return changes
 
 
-def _resolve(name: str, entries: Mapping[str, TensorEntry]) -> str | None:
-    """Return the base's name of a tensor, tolerating one `model.` or `language_model.` more or less if it is unambiguous."""
-    if name in entries:
-        return name
-    candidates = {f"{prefix}{name}" for prefix in ("model.", "language_model.")}
-    candidates |= {name.replace(prefix, "", 1) for prefix in ("model.", "language_model.")}
-    found = sorted(candidate for candidate in candidates if candidate in entries)
-    return found[0] if len(found) == 1 else None
-
-
-def _missing_replacement(base: Checkpoint, name: str) -> str:
-    if base.ties_head and _EMBEDDINGS.search(name):
-        return f"{name}: trained whole, but the base ties it to the embedding and has no tensor of that name (not supported yet)"
-    return f"{name}: the base has no such tensor"
-
-
-def _refuse_tied(base: Checkpoint, edits: Mapping[str, Any]) -> None:
-    """Refuse an edit of a tensor that serves as embedding and head at once: peft's model changes only one of the two."""
-    tied = [name for name in edits if _EMBEDDINGS.search(name)] if base.ties_head else []
-    if tied:
-        raise OllamakeError(
-            f"the adapter changes {', '.join(tied)}, which {base.folder} uses as embedding and as output head at once"
-            " (tie_word_embeddings). Merging it would change both, which is not the model that was trained;"
-            " untying the two is not supported yet."
-        )
+def _does_not_fit(adapter: Adapter, base: Checkpoint, problems: list[str]) -> OllamakeError:
+    return OllamakeError(
+        f"the adapter {adapter.folder} does not fit the base {base.folder}:\n    "
+        + "\n    ".join(problems[:_SHOWN])
+        + (f"\n    ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else "")
+        + f"\n  It was trained on {adapter.config.get('base_model_name_or_path') or 'a base that it does not name'};"
+        " give that model as `base`."
+    )
 
 
 def _some(names: list[str]) -> str:

@@ -8,7 +8,7 @@ prefer that file, and two copies could differ.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
 from ollamake.safetensors_header import tensor_bytes
 from ollamake.source_files import MODEL_FILES
+from ollamake.tensor_names import EMBEDDING
 
 TEMPLATE_FILE = "chat_template.jinja"
 _NOT_TOKENIZER = ("config.json", "generation_config.json", TEMPLATE_FILE, "chat_template.json")
@@ -24,15 +25,14 @@ _TOKENIZER = tuple(name for name in MODEL_FILES if name not in _NOT_TOKENIZER)
 _DTYPE_NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 
 
-def write_model_files(base: Path, adapter: Path | None, plan: Mapping[str, Any], manifest: Path) -> dict[str, Any]:
+def write_model_files(base: Path, adapters: Sequence[Path], plan: Mapping[str, Any], manifest: Path) -> dict[str, Any]:
     """Write the files beside ``manifest`` (model_files.json) and return what it holds.
 
     The manifest has ``files`` (name -> size, sha256), ``chat_template`` (its file's name or None) and ``tokenizer`` ("base"
     or "adapter"). Files that an earlier run wrote and that are no longer produced are removed. Raises
     OllamakeError if the adapter's tokenizer has tokens for which the merged embedding has no row.
     """
-    owner = _tokenizer_owner(base, adapter, plan)
-    tokenizer = adapter if owner == "adapter" and adapter is not None else base
+    tokenizer = _tokenizer_owner(base, adapters, plan)
     contents: dict[str, bytes] = {
         name: (tokenizer / name).read_bytes() for name in _TOKENIZER if (tokenizer / name).is_file()
     }
@@ -40,8 +40,8 @@ def write_model_files(base: Path, adapter: Path | None, plan: Mapping[str, Any],
         contents["generation_config.json"] = (base / "generation_config.json").read_bytes()
     contents["config.json"] = _as_json(_config(base, plan))
     contents["model.safetensors.index.json"] = _as_json(_index(plan))
-    template = _template_of(adapter) if adapter is not None else None
-    template = template if template is not None else _template_of(base)
+    templates = [template for folder in (*adapters, base) if (template := _template_of(folder)) is not None]
+    template = templates[0] if templates else None
     if "tokenizer_config.json" in contents:
         contents["tokenizer_config.json"] = _without_template(contents["tokenizer_config.json"])
     if template is not None:
@@ -55,7 +55,7 @@ def write_model_files(base: Path, adapter: Path | None, plan: Mapping[str, Any],
             for name, content in contents.items()
         },
         "chat_template": TEMPLATE_FILE if template is not None else None,
-        "tokenizer": owner,
+        "tokenizer": "base" if tokenizer == base else "adapter",
     }
     write_json(manifest, result)
     return result
@@ -70,6 +70,13 @@ def _config(base: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
     dtype = _DTYPE_NAMES.get(max(sizes, key=lambda name: sizes[name], default=""))
     if dtype is not None:
         config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
+    config.pop("quantization_config", None)  # float8 weights are dequantized by the merge
+    for key, value in plan["config"].items():
+        text = config.get("text_config")
+        if isinstance(text, dict) and key in text:
+            text[key] = value
+        if key in config or not isinstance(text, dict) or key == "tie_word_embeddings":
+            config[key] = value
     return config
 
 
@@ -84,15 +91,26 @@ def _tensors(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [tensor for shard in plan["shards"] for tensor in shard["tensors"]]
 
 
-def _tokenizer_owner(base: Path, adapter: Path | None, plan: Mapping[str, Any]) -> str:
-    """Say whose tokenizer belongs to the merged weights: "base" or "adapter"."""
-    if adapter is None or not (adapter / "tokenizer.json").is_file():
-        return "base"
+def _tokenizer_owner(base: Path, adapters: Sequence[Path], plan: Mapping[str, Any]) -> Path:
+    """Return the folder whose tokenizer belongs to the merged weights."""
+    owners = [adapter for adapter in adapters if _brings_tokenizer(base, adapter, plan)]
+    others = [owner for owner in owners[1:] if _vocabulary(owner) != _vocabulary(owners[0])]
+    if others:
+        raise OllamakeError(
+            f"the tokenizers of the adapters {owners[0]} and {others[0]} have different tokens, so their embeddings cannot"
+            " be added. Merge one of them."
+        )
+    return owners[0] if owners else base
+
+
+def _brings_tokenizer(base: Path, adapter: Path, plan: Mapping[str, Any]) -> bool:
+    if not (adapter / "tokenizer.json").is_file():
+        return False
     if not (base / "tokenizer.json").is_file():
-        return "adapter"
+        return True
     theirs, ours = _vocabulary(adapter), _vocabulary(base)
     if theirs == ours:
-        return "base"
+        return False
     rows = _embedding_rows(plan)
     added = sorted(theirs.keys() - ours.keys(), key=lambda token: theirs[token])
     highest = max(theirs.values(), default=-1)
@@ -100,9 +118,10 @@ def _tokenizer_owner(base: Path, adapter: Path | None, plan: Mapping[str, Any]) 
         raise OllamakeError(
             f"the tokenizer of the adapter {adapter} has {len(added)} tokens that the base's has not"
             f" ({', '.join(map(repr, added[:4]))}), up to id {highest}, but the merged embedding has {rows} rows."
-            " An adapter with added tokens must bring the resized embeddings (modules_to_save), which cannot be merged yet."
+            " An adapter with added tokens must bring the resized embeddings: train with"
+            " modules_to_save=[embed_tokens, lm_head], or save with save_embedding_layers=True."
         )
-    return "adapter"
+    return True
 
 
 def _vocabulary(folder: Path) -> dict[str, int]:
@@ -118,7 +137,7 @@ def _embedding_rows(plan: Mapping[str, Any]) -> int | None:
     rows = [
         tensor["shape"][0]
         for tensor in _tensors(plan)
-        if tensor["name"].endswith(("embed_tokens.weight", "wte.weight", "word_embeddings.weight"))
+        if EMBEDDING.search(tensor["name"]) and len(tensor["shape"]) == 2
     ]
     return rows[0] if len(rows) == 1 else None
 

@@ -1,73 +1,41 @@
 """Merges one shard: the base is read once in file order, the result is written once, nothing else is held.
 
-Tensors that keep their dtype and meet no edit are copied as bytes without passing through torch. The sha256 of what is
-read and of what is written is computed on the way, so neither file is read again for it.
+Three threads work side by side: one reads and hashes the base, one does the arithmetic, one hashes and writes the result.
+Tensors that keep their dtype and meet no edit go from the first to the last as the bytes they are.
 """
 
 from __future__ import annotations
 
 import hashlib
-import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import safe_open
 
-from ollamake.atomic_write import open_atomically
+from ollamake.atomic_write import begin_flush, open_atomically
 from ollamake.errors import OllamakeError
-from ollamake.file_digest import CHUNK, sha256_of
+from ollamake.file_digest import sha256_of
 from ollamake.free_disk import require_free_disk
-from ollamake.merge_arithmetic import TORCH_DTYPES, MergeStatistics, bands, merge_band, stored_as
+from ollamake.merge_arithmetic import MergeStatistics, Scratch, bands, stored_as
+from ollamake.overlapped_io import ReadAhead, WriteBehind
 from ollamake.progress import progress_bar
-from ollamake.safetensors_header import TensorEntry, header_bytes, read_header, tensor_bytes
+from ollamake.safetensors_header import SafetensorsHeader, TensorEntry, header_bytes, tensor_bytes
+from ollamake.tensor_edit import TensorEdit, TensorReader, as_tensor
+from ollamake.weight_file import WeightFile, is_pickled, read_entries
+
+CHUNK = 4 << 20
+"""Bytes of an untouched tensor that are handed on at once."""
+
+FLUSHED = 32 << 20
+"""Bytes after which the disk is told to begin: what it has written by the end needs no waiting for."""
+
+Planned = dict[str, Any]
+Bytes = bytes | bytearray | memoryview
 
 
-class _HashedWriter:
-    """A file that knows the sha256 of what was written to it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: bytes | memoryview) -> None:
-        self._file.write(data)
-        self._digest.update(data)
-        self.size += len(data)
-
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
-
-
-class _HashedSource:
-    """A file mapped read-only, its bytes hashed in the order in which they are asked for, which must be the file's."""
-
-    def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._digest = hashlib.sha256()
-        self._position = 0
-        self._advance = advance
-
-    def read(self, begin: int, end: int) -> memoryview:
-        assert begin == self._position, "the base is read once, in order"
-        view = memoryview(self._map)[begin:end]
-        self._digest.update(view)
-        self._position = end
-        self._advance(end - begin)
-        return view
-
-    def release(self) -> None:
-        """Let the pages read so far go, so that a mapped file does not count as memory of this process."""
-        self._map.madvise(mmap.MADV_DONTNEED)
-
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
-
-
-def merge_shard(plan: dict[str, Any], shard_name: str, output: Path, threads: int) -> dict[str, Any]:
+def merge_shard(plan: Planned, shard_name: str, output: Path, threads: int) -> dict[str, Any]:
     """Write the merged shard ``shard_name`` of a merge plan to ``output`` and return its record.
 
     The record has path, size, mtime_ns and sha256 of the files read, size and sha256 of the output, and statistics of
@@ -77,120 +45,210 @@ def merge_shard(plan: dict[str, Any], shard_name: str, output: Path, threads: in
     shard = next((shard for shard in plan["shards"] if shard["file"] == shard_name), None)
     if shard is None:
         raise OllamakeError(f"the merge plan has no shard {shard_name}; it has {[s['file'] for s in plan['shards']]}")
-    torch.set_num_threads(threads)
+    torch.set_num_threads(max(1, threads - 2))  # two more read, hash and write
     base = Path(shard["base"])
     before = base.stat()
-    header = read_header(base)
-    _require_as_planned(base, shard["tensors"], header.tensors)
+    header = read_entries(base)
+    outputs = _outputs_of(base, shard["tensors"], header.tensors)
     size = sum(tensor_bytes(tensor["stored"], tensor["shape"]) for tensor in shard["tensors"])
     require_free_disk(output.parent, size, f"the merged shard {shard_name}")
-    adapter = _AdapterReader(plan["adapter"]["path"] if plan["adapter"] else None)
+    paths = [Path(adapter["path"]) for adapter in plan["adapters"]]
+    reader, scratch = TensorReader(), Scratch()
     statistics: dict[str, Any] = {}
     with progress_bar(before.st_size, f"merging {shard_name}") as progress, open_atomically(output) as file:
-        source, target = _HashedSource(base, progress.update), _HashedWriter(file)
-        source.read(0, header.data_start)
-        target.write(header_bytes([(t["name"], t["stored"], tuple(t["shape"])) for t in shard["tensors"]]))
-        for planned, entry in zip(shard["tensors"], header.tensors, strict=True):
-            merged = _write_tensor(planned, entry, header.data_start, source, target, adapter)
-            if merged is not None:
-                statistics[planned["name"]] = merged
-            source.release()
+        source, target = _Source(header, outputs, progress.update), _Target(file)
+        with WriteBehind(target.write) as behind, ReadAhead(source.portions()) as ahead, torch.inference_mode():
+            behind.write(header_bytes([(t["name"], t["stored"], tuple(t["shape"])) for t in shard["tensors"]]))
+            for entry in header.tensors:
+                own = islice(ahead, source.count[entry.name])
+                for planned in outputs[entry.name]:
+                    edit = TensorEdit(planned, str(base), plan["adapters"], reader, scratch)
+                    found = _write_tensor(planned, entry, edit, own, behind.write, str(base), reader, scratch)
+                    if planned["edits"]:
+                        kinds = dict.fromkeys(one["kind"] for one in planned["edits"])
+                        statistics[planned["name"]] = {"kind": " + ".join(kinds), **found.as_json()}
+                for _ in own:  # what no output needed is read all the same, for the sha256
+                    pass
     return {
         "base": _file_entry(base, before, source.sha256()),
-        "adapter": adapter.entry(),
+        "others": [_file_entry(path, path.stat(), sha256_of(path)) for path in _others(shard, base)],
+        "adapters": [_file_entry(path, path.stat(), sha256_of(path)) for path in paths],
         "output": {"file": shard_name, "size": target.size, "sha256": target.sha256()},
         "tensors": statistics,
     }
 
 
 def _write_tensor(
-    planned: dict[str, Any],
+    planned: Planned,
     entry: TensorEntry,
-    start: int,
-    source: _HashedSource,
-    target: _HashedWriter,
-    adapter: _AdapterReader,
-) -> dict[str, Any] | None:
-    """Write one tensor; return its statistics if it was edited."""
-    edit, begin, end = planned["edit"], start + entry.begin, start + entry.end
-    if edit is None and planned["stored"] == planned["dtype"]:
-        for first in range(begin, end, CHUNK):
-            target.write(source.read(first, min(end, first + CHUNK)))
-            source.release()
-        return None
-    replacement = adapter.tensor(edit["source"]) if edit and edit["kind"] == "replace" else None
-    a, b = (adapter.tensor(edit["a"]), adapter.tensor(edit["b"])) if edit and edit["kind"] == "lora" else (None, None)
+    edit: TensorEdit,
+    chunks: Iterator[Bytes],
+    write: Callable[[Bytes], object],
+    base: str,
+    reader: TensorReader,
+    scratch: Scratch,
+) -> MergeStatistics:
+    """Write one planned tensor and return its statistics, which are zero where nothing was edited."""
     statistics = MergeStatistics()
+    if _is_copied(planned):
+        for chunk in chunks:
+            write(chunk)
+        return statistics
     columns = entry.shape[-1] if entry.shape else 1
-    rows = entry.size // max(1, columns * TORCH_DTYPES[entry.dtype].itemsize)
-    width = columns * TORCH_DTYPES[entry.dtype].itemsize
-    for first, last in bands(rows, columns):
-        band = _as_tensor(source.read(begin + first * width, begin + last * width), entry.dtype).view(-1, columns)
-        if a is not None and b is not None:
-            rows_of_b = b[first:last].to(torch.float32)
-            result = merge_band(entry.name, band, a, rows_of_b, edit["scale"], planned["stored"], statistics)
-        elif replacement is not None:
-            trained = replacement.reshape(-1, columns)[first:last]
-            result = _replace_band(entry.name, band, trained, planned["stored"], statistics)
+    streamed = _is_streamed(planned, entry)
+    for first, last in _bands_of(planned, entry):
+        if streamed:
+            band = as_tensor(next(chunks), entry.dtype).view(-1, columns)
+            wide = edit.wide(band, first)
         else:
-            result = stored_as(entry.name, band.to(torch.float32), planned["stored"])
-        target.write(_as_bytes(result))
-    return None if edit is None else {"kind": edit["kind"], **statistics.as_json()}
+            wide = _rows_in_memory(reader, base, entry, edit, first, last)
+        value = edit.edited(wide, first)
+        result = stored_as(planned["name"], value, planned["stored"])
+        if planned["edits"]:
+            statistics.add(wide, value, result, scratch)
+        write(_as_bytes(result))
+    return statistics
 
 
-def _replace_band(
-    name: str, base: torch.Tensor, trained: torch.Tensor, stored: str, statistics: MergeStatistics
+def _rows_in_memory(
+    reader: TensorReader, base: str, entry: TensorEntry, edit: TensorEdit, first: int, last: int
 ) -> torch.Tensor:
-    """Take the trained values in place of the base's; their difference is the update that the statistics speak of."""
-    wide, base_wide = trained.to(torch.float32), base.to(torch.float32)
-    result = stored_as(name, wide, stored)
-    delta = wide - base_wide
-    statistics.base_square += float(base_wide.to(torch.float64).square().sum())
-    statistics.delta_square += float(delta.to(torch.float64).square().sum())
-    moved = result.to(torch.float64) - base_wide.to(torch.float64)
-    statistics.stored_dot_delta += float((moved * delta).sum())
-    statistics.largest_delta = max(statistics.largest_delta, float(delta.abs().max()) if delta.numel() else 0.0)
-    return result
+    """Return rows of the base out of turn, zeros for those that it does not have (a vocabulary that grew)."""
+    there = min(last, entry.shape[0])
+    columns = entry.shape[-1]
+    if entry.dtype == "F8_E4M3":
+        width = columns
+        whole = reader.tensor(base, entry.name).view(-1, width)
+        return edit.wide(whole[first:last], first)
+    wide = torch.zeros(last - first, columns)
+    if first < there:
+        wide[: there - first] = reader.rows(base, entry.name, first, there)
+    return wide
 
 
-class _AdapterReader:
-    """Reads single tensors of the adapter; lora_A is widened once, as every band needs all of it."""
+def _is_copied(planned: Planned) -> bool:
+    return not planned["edits"] and planned["stored"] == planned["dtype"] and planned["name"] == planned["source"]
 
-    def __init__(self, path: str | None) -> None:
-        self._path = Path(path) if path else None
-        self._file = safe_open(path, framework="pt") if path else None
 
-    def tensor(self, name: str) -> torch.Tensor:
-        assert self._file is not None
-        tensor: torch.Tensor = self._file.get_tensor(name)
-        return tensor.to(torch.float32) if ".lora_A" in name else tensor
+def _is_streamed(planned: Planned, entry: TensorEntry) -> bool:
+    """Whether a tensor is made while the base's passes; else its rows are read out of turn."""
+    return bool(planned["name"] == planned["source"] and tuple(planned["shape"]) == entry.shape)
 
-    def entry(self) -> dict[str, Any] | None:
-        if self._path is None:
-            return None
-        return _file_entry(self._path, self._path.stat(), sha256_of(self._path))
+
+def _bands_of(planned: Planned, entry: TensorEntry) -> Iterator[tuple[int, int]]:
+    shape = planned["shape"]
+    columns = shape[-1] if shape else 1
+    rows = 1
+    for length in shape[:-1]:
+        rows *= length
+    if any(edit["kind"] == "module" for edit in planned["edits"]):
+        yield 0, rows
+        return
+    several = any("experts" in edit for edit in planned["edits"])
+    yield from bands(rows, columns, shape[1] if several else None)
+
+
+class _Source:
+    """The base's bytes in the portions in which they are used, hashed in the file's order."""
+
+    def __init__(
+        self, header: SafetensorsHeader, outputs: dict[str, list[Planned]], advance: Callable[[int], object]
+    ) -> None:
+        self._header, self._advance = header, advance
+        self._digest = hashlib.sha256()
+        self._portions = {entry.name: self._portions_of(entry, outputs[entry.name]) for entry in header.tensors}
+        self.count = {name: len(portions) for name, portions in self._portions.items()}
+
+    @staticmethod
+    def _portions_of(entry: TensorEntry, outputs: list[Planned]) -> list[tuple[int, int]]:
+        streamed = [planned for planned in outputs if _is_streamed(planned, entry) and not _is_copied(planned)]
+        if streamed:
+            width = entry.size // max(1, _rows_of(entry))
+            return [(first * width, last * width) for first, last in _bands_of(streamed[0], entry)]
+        return [(first, min(entry.size, first + CHUNK)) for first in range(0, entry.size, CHUNK)]
+
+    def portions(self) -> Iterator[Bytes]:
+        pickled = is_pickled(self._header.path)
+        file = WeightFile(self._header)
+        if not pickled:
+            self._digest.update(file.head())
+        for entry in self._header.tensors:
+            for first, last in self._portions[entry.name]:
+                data = file.read(entry.name, first, last)
+                if not pickled:
+                    self._digest.update(data)
+                self._advance(last - first)
+                yield data
+                file.release(entry.name, first)
+        if pickled:  # a .bin is not laid out in the order of its tensors
+            self._sha256 = sha256_of(self._header.path)
+        else:
+            self._sha256 = self._digest.hexdigest()
+
+    def sha256(self) -> str:
+        return self._sha256
+
+
+class _Target:
+    """The file that is written, hashed by the thread that writes it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._begun = 0
+        self.size = 0
+
+    def write(self, data: Bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self.size += len(data)
+        if self.size - self._begun >= FLUSHED:
+            begin_flush(self._file, self._begun, self.size - self._begun)
+            self._begun = self.size
+
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+
+def _outputs_of(base: Path, planned: list[Planned], found: tuple[TensorEntry, ...]) -> dict[str, list[Planned]]:
+    """Return stored tensor of the base -> what is written from it. Raises OllamakeError unless they are as planned."""
+    entries = {entry.name: entry for entry in found}
+    outputs: dict[str, list[Planned]] = {entry.name: [] for entry in found}
+    for tensor in planned:
+        entry = entries.get(tensor["source"])
+        if entry is None or (entry.dtype, list(entry.shape[1:])) != (tensor["dtype"], list(tensor["shape"][1:])):
+            raise _changed(base)
+        outputs[tensor["source"]].append(tensor)
+    order = [tensor["source"] for tensor in planned]
+    if list(dict.fromkeys(order)) != [entry.name for entry in found if outputs[entry.name]]:
+        raise _changed(base)
+    return outputs
+
+
+def _changed(base: Path) -> OllamakeError:
+    return OllamakeError(
+        f"{base} has other tensors than when the merge was planned. Run again; the plan is made anew"
+        " (`--forcerun plan_merge` if it is not)."
+    )
+
+
+def _rows_of(entry: TensorEntry) -> int:
+    rows = 1
+    for length in entry.shape[:-1]:
+        rows *= length
+    return rows
+
+
+def _others(shard: Planned, base: Path) -> list[Path]:
+    """Return the base's other shards that this one takes tensors from."""
+    files = [tensor["scale"]["file"] for tensor in shard["tensors"] if "scale" in tensor]
+    files += [file for tensor in shard["tensors"] for file in tensor.get("files", {}).values()]
+    return [Path(file) for file in sorted(set(files) - {str(base)})]
 
 
 def _file_entry(path: Path, status: Any, digest: str) -> dict[str, Any]:
     return {"path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
 
 
-def _require_as_planned(base: Path, planned: list[dict[str, Any]], found: tuple[TensorEntry, ...]) -> None:
-    wanted = [(tensor["name"], tensor["dtype"], tuple(tensor["shape"])) for tensor in planned]
-    if wanted != [(tensor.name, tensor.dtype, tensor.shape) for tensor in found]:
-        raise OllamakeError(
-            f"{base} has other tensors than when the merge was planned. Run again; the plan is made anew"
-            " (`--forcerun plan_merge` if it is not)."
-        )
-
-
-def _as_tensor(view: memoryview, dtype: str) -> torch.Tensor:
-    """Return a view of mapped bytes as a flat tensor. It is only read, whatever torch warns of read-only memory."""
-    if len(view) == 0:
-        return torch.empty(0, dtype=TORCH_DTYPES[dtype])
-    # frombuffer wants writable memory; a copy of one band is the price of a mapping that cannot be written by mistake.
-    return torch.frombuffer(bytearray(view), dtype=TORCH_DTYPES[dtype])
-
-
 def _as_bytes(tensor: torch.Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().view(torch.uint8).numpy()).cast("B")
+    return memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy()).cast("B")

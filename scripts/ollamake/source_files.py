@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 from ollamake.errors import OllamakeError
+from ollamake.peft_methods import is_plain_lora
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-BASE_INDEX = "model.safetensors.index.json"
-BASE_SINGLE = "model.safetensors"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+BASE_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+BASE_SINGLES = ("model.safetensors", "pytorch_model.bin")
+"""Names of weight files, the preferred first."""
 
 MODEL_FILES = (
     "config.json",
@@ -42,32 +44,33 @@ def source_files(kind: str, folder: str, key: str) -> tuple[list[str], list[str]
             + (_nearby(path) if kind == "adapter" else "")
             + f" {_EXPECTED[kind]}"
         )
-    weights = _base_weights(path, key) if kind == "base" else _adapter_weights(path, key)
+    weights = _base_weights(path, key) if kind == "base" else adapter_weights(path, key)
     first = ["adapter_config.json"] if kind == "adapter" else []
     small = [name for name in (*first, *MODEL_FILES) if (path / name).is_file()]
-    if kind == "base" and (path / BASE_INDEX).is_file():
-        small.append(BASE_INDEX)
+    if kind == "base":
+        small += [name for name in BASE_INDEXES[:1] if (path / name).is_file()]
+        small += [name for name in BASE_INDEXES[1:] if (path / name).is_file() and weights[0].endswith(".bin")]
     return [f"{folder}/{name}" for name in weights], [f"{folder}/{name}" for name in small]
 
 
 _EXPECTED = {
-    "base": "It must be the folder of the base model, with config.json and .safetensors files.",
-    "adapter": f"It must be a PEFT adapter: a folder with adapter_config.json and {ADAPTER_WEIGHTS}.",
+    "base": "It must be the folder of the base model, with config.json and .safetensors (or .bin) files.",
+    "adapter": f"It must be a PEFT adapter: a folder with adapter_config.json and {' or '.join(ADAPTER_WEIGHTS)}.",
 }
 
 
 def _base_weights(folder: Path, key: str) -> list[str]:
     if not (folder / "config.json").is_file():
         raise OllamakeError(f"{key}: {str(folder)!r} has no config.json. {_EXPECTED['base']}")
-    index = folder / BASE_INDEX
-    if index.is_file():
-        return _indexed_weights(folder, index, key)
-    if (folder / BASE_SINGLE).is_file():
-        return [BASE_SINGLE]
+    for index, single in zip(BASE_INDEXES, BASE_SINGLES, strict=True):
+        if (folder / index).is_file():
+            return _indexed_weights(folder, folder / index, key)
+        if (folder / single).is_file():
+            return [single]
     others = sorted(file.name for pattern in ("*.bin", "*.gguf", "*.safetensors") for file in folder.glob(pattern))
     found = f" It has {', '.join(others[:4])}, which cannot be merged as they are." if others else ""
     raise OllamakeError(
-        f"{key}: {str(folder)!r} has neither {BASE_SINGLE} nor {BASE_INDEX}.{found} {_EXPECTED['base']}"
+        f"{key}: {str(folder)!r} has none of {', '.join((*BASE_SINGLES, *BASE_INDEXES))}.{found} {_EXPECTED['base']}"
         " A model in another format becomes one with transformers' save_pretrained()."
     )
 
@@ -92,15 +95,31 @@ def _indexed_weights(folder: Path, index: Path, key: str) -> list[str]:
     return names
 
 
-def _adapter_weights(folder: Path, key: str) -> list[str]:
-    missing = [name for name in ("adapter_config.json", ADAPTER_WEIGHTS) if not (folder / name).is_file()]
-    if not missing:
-        return [ADAPTER_WEIGHTS]
-    if (folder / "adapter_model.bin").is_file():
-        raise OllamakeError(
-            f"{key}: {str(folder)!r} has its weights as adapter_model.bin. Load it once with peft and save it with"
-            " save_pretrained(), which writes adapter_model.safetensors."
-        )
+def reads_across_shards(base_config: str, *adapter_configs: str) -> bool:
+    """Whether one shard's merge may need tensors of another: scales of float8 weights, or a bias of the same module.
+
+    Told from config.json and adapter_config.json; files that are not there yet (the demo's) count as the usual case.
+    """
+    try:
+        base = json.loads(Path(base_config).read_text(encoding="utf-8"))
+        adapters = [json.loads(Path(file).read_text(encoding="utf-8")) for file in adapter_configs]
+    except (OSError, ValueError):
+        return False  # what is wrong with a file is said by the job that reads it
+    if not isinstance(base, dict) or not all(isinstance(one, dict) for one in adapters):
+        return False
+    return bool(base.get("quantization_config")) or any(
+        not is_plain_lora(one) or one.get("use_dora") for one in adapters
+    )
+
+
+def adapter_weights(folder: Path, key: str) -> list[str]:
+    """Return the name of an adapter's weight file, alone in a list. Raises OllamakeError if the folder is no adapter."""
+    found = [name for name in ADAPTER_WEIGHTS if (folder / name).is_file()]
+    has_config = (folder / "adapter_config.json").is_file()
+    if found and has_config:
+        return found[:1]
+    missing = [] if has_config else ["adapter_config.json"]
+    missing += [] if found else [" or ".join(ADAPTER_WEIGHTS)]
     raise OllamakeError(
         f"{key}: {str(folder)!r} has no {' and no '.join(missing)}.{_nearby(folder)} {_EXPECTED['adapter']}"
     )

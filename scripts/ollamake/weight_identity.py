@@ -33,7 +33,7 @@ def seen_files(records: Iterable[Path]) -> dict[str, dict[str, Any]]:
     for record in records:
         try:
             content = json.loads(record.read_text(encoding="utf-8"))
-            entries = [content["base"], content["adapter"]]
+            entries = [content["base"], *content["adapters"], *content["others"]]
         except (OSError, ValueError, KeyError, TypeError):
             continue
         for entry in entries:

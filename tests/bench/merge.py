@@ -44,7 +44,7 @@ from ollamake.checkpoint import read_checkpoint
 from ollamake.merge_plan import plan_merge
 from ollamake.shard_stream import merge_shard
 base, adapter, output, threads = sys.argv[2:]
-plan = plan_merge(read_checkpoint(base, "base"), read_adapter(Path(adapter)), "auto")
+plan = plan_merge(read_checkpoint(base, "base"), [read_adapter(Path(adapter))], "auto")
 for shard in plan["shards"]:
     merge_shard(plan, shard["file"], Path(output) / shard["file"], int(threads))
 """

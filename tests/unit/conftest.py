@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from small_models import ALL_LINEAR, load_base, random_model
+from peft import LoraConfig
+from small_models import ALL_LINEAR, random_model, save_adapter
 
 
 @pytest.fixture
@@ -27,19 +27,11 @@ def make_base(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def make_adapter(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that saves a peft adapter with random weights, none of them zero."""
+    """Return a function that saves a LoRA adapter with random weights, none of them zero."""
 
     def make(base: Path, size: float = 0.01, **options: Any) -> Path:
-        model = load_base(base, torch.float32)
         options = {"r": 4, "lora_alpha": 8, "target_modules": ALL_LINEAR} | options
-        adapted = get_peft_model(model, LoraConfig(**options))
-        torch.manual_seed(2)
-        with torch.no_grad():
-            for name, parameter in adapted.named_parameters():
-                if parameter.requires_grad:
-                    parameter.add_(torch.randn_like(parameter) * (0.1 if "lora_A" in name else size))
-        folder = tmp_path / "adapter"
-        adapted.save_pretrained(folder)
-        return folder
+        save_adapter(base, tmp_path / "adapter", LoraConfig(**options), size=size)
+        return tmp_path / "adapter"
 
     return make

@@ -29,7 +29,8 @@ def test_the_shipped_configuration() -> None:
 def test_five_lines_are_enough() -> None:
     configuration = read("models:\n  mine:\n    base: b/\n    adapter: a\n")
     model = configuration.models["mine"]
-    assert (model.base, model.adapter, model.quantizations) == ("b", "a", ("Q4_K_M",))
+    assert (model.base, model.quantizations) == ("b", ("Q4_K_M",))
+    assert [(adapter.path, adapter.weight) for adapter in model.adapters] == [("a", 1.0)]
     assert (model.system, model.parameters) == (None, {})
     assert configuration.dtype == "auto"
     assert configuration.keep_merged

@@ -14,7 +14,7 @@ from ollamake.input_checks import check_inputs
 def spec(base: Path, adapter: Path | None, **changes: Any) -> dict[str, Any]:
     values = {
         "base": str(base),
-        "adapter": str(adapter) if adapter else None,
+        "adapters": [{"path": str(adapter), "weight": 1.0}] if adapter else [],
         "made_here": [],
         "dtype": "auto",
         "quantizations": ["Q4_K_M", "Q8_0"],

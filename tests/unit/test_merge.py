@@ -10,54 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from merging import assert_rounded_once, load_all, merge_all, plan_of
 from safetensors.torch import load_file, save_file
 from small_models import merged_by_peft
 
 from ollamake import shard_stream
-from ollamake.adapter import read_adapter
-from ollamake.checkpoint import read_checkpoint
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
-from ollamake.merge_plan import plan_merge
 from ollamake.shard_stream import merge_shard
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-SIGNIFICANT_BITS = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24}
-SMALLEST_EXPONENT = {torch.float16: -14, torch.bfloat16: -126, torch.float32: -126}
-
-
-def plan_of(base: Path, adapter: Path | None, dtype: str = "auto") -> dict[str, Any]:
-    return plan_merge(read_checkpoint(str(base), "base"), read_adapter(adapter) if adapter else None, dtype)
-
-
-def merge_all(plan: dict[str, Any], output: Path, threads: int = 1) -> list[dict[str, Any]]:
-    return [merge_shard(plan, shard["file"], output / shard["file"], threads) for shard in plan["shards"]]
-
-
-def load_all(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
-
-
-def half_ulp(exact: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Half the distance of neighbouring numbers of ``dtype`` at ``exact`` (IEEE 754), in float64."""
-    exponent = torch.frexp(exact.abs())[1].to(torch.float64) - 1
-    exponent = exponent.clamp(min=SMALLEST_EXPONENT[dtype])
-    return torch.exp2(exponent - SIGNIFICANT_BITS[dtype])
-
-
-def assert_rounded_once(
-    ours: torch.Tensor, exact: torch.Tensor, name: str, operands: torch.Tensor | float = 0.0
-) -> None:
-    """Within half an ulp of the exact sum, but for the error of float32 arithmetic before the rounding.
-
-    That error is bounded by (rank + 3) roundings of 2^-24 of the sum of the operands' magnitudes (Higham, Accuracy and
-    Stability of Numerical Algorithms, section 3.1); it matters only where the exact sum lies that close to the middle
-    between two numbers.
-    """
-    slack = (exact.abs() + operands) * 2.0**-24 * 20
-    distance = (ours.to(torch.float64) - exact).abs()
-    worst = (distance - half_ulp(exact, ours.dtype) - slack).max()
-    assert worst <= 0, f"{name}: {float(worst)} beyond half an ulp"
 
 
 def operands_of(plan: dict[str, Any], base: Path, adapter: Path) -> dict[str, torch.Tensor | float]:
@@ -65,9 +27,8 @@ def operands_of(plan: dict[str, Any], base: Path, adapter: Path) -> dict[str, to
     before, halves = load_all(base), load_file(adapter / "adapter_model.safetensors")
     sums: dict[str, torch.Tensor | float] = {}
     for tensor in (tensor for shard in plan["shards"] for tensor in shard["tensors"]):
-        edit = tensor["edit"]
-        weight = before[tensor["name"]].to(torch.float64).abs()
-        if edit and edit["kind"] == "lora":
+        weight = before[tensor["source"]].to(torch.float64).abs()
+        for edit in (edit for edit in tensor["edits"] if edit["kind"] == "low_rank"):
             weight = weight + edit["scale"] * (halves[edit["b"]].double().abs() @ halves[edit["a"]].double().abs())
         sums[tensor["name"]] = weight
     return sums
@@ -105,7 +66,7 @@ def test_equals_peft_in_float64_rounded_once(
     records = merge_all(plan, tmp_path / "merged")
     exact, before, ours = merged_by_peft(base, adapter), load_all(base), load_all(tmp_path / "merged")
     operands = operands_of(plan, base, adapter)
-    edited = {t["name"] for shard in plan["shards"] for t in shard["tensors"] if t["edit"]}
+    edited = {t["name"] for shard in plan["shards"] for t in shard["tensors"] if t["edits"]}
     assert ours.keys() == before.keys()
     assert edited
     for name, tensor in ours.items():
@@ -120,7 +81,7 @@ def test_equals_peft_in_float64_rounded_once(
         e[key]
         for s in plan["shards"]
         for t in s["tensors"]
-        if (e := t["edit"])
+        for e in t["edits"]
         for key in ("a", "b", "source")
         if key in e
     ]
@@ -136,7 +97,7 @@ def test_chosen_dtype_reaches_every_tensor(
 ) -> None:
     base = make_base("llama", torch.bfloat16, False)
     adapter = make_adapter(base, modules_to_save=["lm_head"])
-    plan = plan_of(base, adapter, dtype)
+    plan = plan_of(base, adapter, dtype=dtype)
     records = merge_all(plan, tmp_path / "merged")
     exact, operands = merged_by_peft(base, adapter), operands_of(plan, base, adapter)
     for name, tensor in load_all(tmp_path / "merged").items():
@@ -153,7 +114,7 @@ def test_survival_tells_what_bfloat16_rounds_away(
     adapter = make_adapter(base, size=3e-5)
     mean = {}
     for dtype in ("float16", "bfloat16", "float32"):
-        records = merge_all(plan_of(base, adapter, dtype), tmp_path / dtype)
+        records = merge_all(plan_of(base, adapter, dtype=dtype), tmp_path / dtype)
         values = [t["survival"] for record in records for t in record["tensors"].values()]
         mean[dtype] = sum(values) / len(values)
     assert mean["float32"] == pytest.approx(1, abs=1e-3)
@@ -162,7 +123,7 @@ def test_survival_tells_what_bfloat16_rounds_away(
 
 def test_without_adapter_the_bytes_of_the_base(make_base: Callable[..., Path], tmp_path: Path) -> None:
     base = make_base()
-    merge_all(plan_of(base, None), tmp_path / "merged")
+    merge_all(plan_of(base), tmp_path / "merged")
     before, after = load_all(base), load_all(tmp_path / "merged")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -180,7 +141,7 @@ def test_same_bytes_for_any_number_of_threads_and_a_true_record(
         for output in ("one", "two"):
             assert sha256_of(tmp_path / output / shard["file"]) == record["output"]["sha256"]
         assert record["base"]["sha256"] == sha256_of(Path(shard["base"]))
-        assert record["adapter"]["sha256"] == sha256_of(adapter / "adapter_model.safetensors")
+        assert record["adapters"][0]["sha256"] == sha256_of(adapter / "adapter_model.safetensors")
 
 
 def test_narrow_bands_are_as_exact_as_whole_tensors(
@@ -224,7 +185,7 @@ def test_overflow_of_float16_names_the_remedy(
     adapter = make_adapter(base)
     with pytest.raises(OllamakeError, match=r"q_proj\.weight has values up to 70144.*dtype: bfloat16"):
         merge_all(plan_of(base, adapter), tmp_path / "merged")
-    merge_all(plan_of(base, adapter, "bfloat16"), tmp_path / "bfloat16")
+    merge_all(plan_of(base, adapter, dtype="bfloat16"), tmp_path / "bfloat16")
 
 
 def test_a_failure_in_the_middle_leaves_nothing(
@@ -232,15 +193,15 @@ def test_a_failure_in_the_middle_leaves_nothing(
 ) -> None:
     base = make_base()
     plan = plan_of(base, make_adapter(base))
-    monkeypatch.setattr(shard_stream, "merge_band", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    shard = next(s for s in plan["shards"] if any(t["edit"] for t in s["tensors"]))
+    monkeypatch.setattr(shard_stream.TensorEdit, "edited", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    shard = next(s for s in plan["shards"] if any(t["edits"] for t in s["tensors"]))
     with pytest.raises(KeyboardInterrupt):
         merge_shard(plan, shard["file"], tmp_path / "merged" / shard["file"], 1)
     assert list((tmp_path / "merged").iterdir()) == []
 
 
 def test_a_base_that_changed_since_it_was_planned(make_base: Callable[..., Path], tmp_path: Path) -> None:
-    plan = plan_of(make_base(), None)
+    plan = plan_of(make_base())
     other = copy.deepcopy(plan)
     other["shards"][0]["tensors"][0]["shape"] = [1, 2]
     with pytest.raises(OllamakeError, match="other tensors than when the merge was planned"):
@@ -252,7 +213,7 @@ def test_no_room_is_said_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr("ollamake.free_disk.free_bytes", lambda _: 1000)
     with pytest.raises(OllamakeError, match=r"not enough disk .* 0\.00 GB free"):
-        merge_all(plan_of(make_base(), None), tmp_path / "merged")
+        merge_all(plan_of(make_base()), tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 

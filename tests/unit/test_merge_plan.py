@@ -9,18 +9,20 @@ from typing import Any
 
 import pytest
 import torch
+from merging import merge_all, plan_of
 from safetensors.torch import load_file, save_file
-from small_models import random_model
+from small_models import lora, random_model, save_adapter
 
 from ollamake.adapter import Adapter, read_adapter
 from ollamake.checkpoint import Checkpoint, read_checkpoint
 from ollamake.errors import OllamakeError
 from ollamake.merge_plan import plan_merge
+from ollamake.peft_methods import NOT_MERGED
 from ollamake.safetensors_header import SafetensorsHeader, TensorEntry, tensor_bytes
 
 
 def plan(base: Path, adapter: Path) -> dict[str, Any]:
-    return plan_merge(read_checkpoint(str(base), "models.m.base"), read_adapter(adapter), "auto")
+    return plan_merge(read_checkpoint(str(base), "models.m.base"), [read_adapter(adapter)], "auto")
 
 
 def change_config(adapter: Path, **changes: Any) -> None:
@@ -36,23 +38,19 @@ def change_tensors(adapter: Path, change: Callable[[dict[str, torch.Tensor]], No
 
 
 REFUSED = {
-    "peft_type LOHA": ({"peft_type": "LOHA"}, ["'LOHA'", "merge_and_unload"]),
-    "no peft_type": ({"peft_type": None}, ["peft_type is None"]),
-    "use_dora": ({"use_dora": True}, ["use_dora: DoRA"]),
-    "lora_bias": ({"lora_bias": True}, ["lora_bias"]),
-    "fan_in_fan_out": ({"fan_in_fan_out": True}, ["fan_in_fan_out", "Conv1D"]),
-    "bias": ({"bias": "all"}, ["bias: trained biases"]),
-    "trainable tokens": ({"trainable_token_indices": [1]}, ["trainable_token_indices"]),
-    "target_parameters": ({"target_parameters": ["experts"]}, ["target_parameters", "MoE"]),
-    "layer_replication": ({"layer_replication": [[0, 2]]}, ["layer_replication"]),
-    "aLoRA": ({"alora_invocation_tokens": [1]}, ["alora_invocation_tokens"]),
-    "pissa": ({"init_lora_weights": "pissa"}, ["'pissa'", "changed the base weights"]),
-    "olora": ({"init_lora_weights": "olora"}, ["'olora'"]),
-    "loftq": ({"init_lora_weights": "loftq"}, ["'loftq'"]),
-    "option of the future": ({"use_quantum_lora": True}, ["use_quantum_lora: set to True"]),
+    "no peft_type": ({"peft_type": None}, ["peft_type is None", "LOHA"]),
+    "layer_replication": ({"layer_replication": [[0, 2]]}, ["layer_replication repeats layers", "deeper model"]),
+    "aLoRA": ({"alora_invocation_tokens": [1]}, ["alora_invocation_tokens", "switched on within a prompt"]),
+    "arrow": ({"arrow_config": {"top_k": 2}}, ["Arrow", "Merge one of the adapters"]),
+    "megatron": ({"megatron_config": {"a": 1}}, ["megatron_config", "Convert base and adapter"]),
+    "pissa, random": ({"init_lora_weights": "pissa_niter_4"}, ["'pissa_niter_4'", "path_initial_model_for_weight"]),
+    "corda": ({"init_lora_weights": "corda"}, ["'corda'", "residual model"]),
+    "loftq": ({"init_lora_weights": "loftq"}, ["'loftq'", "changed the base weights"]),
+    "lora_ga": ({"init_lora_weights": "lora_ga"}, ["'lora_ga'"]),
+    "option of the future": ({"use_quantum_lora": True}, ["use_quantum_lora (set to True)", "merge_and_unload"]),
     "rank of another adapter": ({"r": 8}, ["rank 4, adapter_config.json says 8"]),
     "bad pattern": ({"rank_pattern": {"(": 4}}, ["'('", "not a regular expression"]),
-}
+} | {kind: ({"peft_type": kind}, [kind, *reason.split(".")[:1]]) for kind, reason in NOT_MERGED.items()}
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -74,7 +72,7 @@ def test_every_field_of_the_pinned_peft_is_known_or_refused(
 ) -> None:
     """A plain adapter passes with all the fields that peft writes."""
     base = make_base()
-    assert any(t["edit"] for s in plan(base, make_adapter(base))["shards"] for t in s["tensors"])
+    assert any(t["edits"] for s in plan(base, make_adapter(base))["shards"] for t in s["tensors"])
 
 
 def test_an_adapter_for_another_base(
@@ -94,53 +92,136 @@ def test_an_adapter_for_another_base(
     assert "It was trained on" in message
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (
-            lambda t: t.update({"base_model.model.model.layers.9.mlp.up_proj.lora_A.weight": torch.ones(4, 64)}),
-            "the base has no such tensor",
-        ),
-        (lambda t: t.pop(next(k for k in t if "lora_B" in k)), "without its other half"),
-        (lambda t: t.update({"base_model.model.x.lora_magnitude_vector": torch.ones(4)}), "not of a kind"),
-        (lambda t: t.update({"base_model.model.model.norm.weight": torch.ones(64)}), "not of a kind"),
-        (lambda t: t.clear(), "no tensors"),
-        (
-            lambda t: t.update({"model.layers.0.mlp.up_proj.lora_A.weight": torch.ones(4, 64)}),
-            "two tensors of the adapter are for the same place",
-        ),
-    ],
-)
+def lora_of(module: str, rows: int = 96, columns: int = 64) -> dict[str, torch.Tensor]:
+    name = f"base_model.model.{module}"
+    return {f"{name}.lora_A.weight": torch.ones(4, columns), f"{name}.lora_B.weight": torch.ones(rows, 4)}
+
+
+UP = "model.layers.0.mlp.up_proj"
+LEFT_OVER: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
+    "another layer": (
+        lambda t: t.update(lora_of("model.layers.9.mlp.up_proj")),
+        r"layers\.9\.mlp\.up_proj: the base has no such",
+    ),
+    "half": (lambda t: t.pop(next(k for k in t if "lora_B" in k)), "lora_A without its other half"),
+    "magnitude alone": (
+        lambda t: t.update({"base_model.model.x.lora_magnitude_vector": torch.ones(4)}),
+        "x: has a magnitude",
+    ),
+    "unknown tensor": (
+        lambda t: t.update({"base_model.model.model.x": torch.ones(4)}),
+        "model.x: the base has no such",
+    ),
+    "norm of another size": (
+        lambda t: t.update({"base_model.model.model.norm.weight": torch.ones(65)}),
+        r"norm.weight: the adapter saved \[65\], the base has \[64\]",
+    ),
+    "nothing": (lambda t: t.clear(), "no tensors"),
+    "the same place": (
+        lambda t: t.update({f"{UP}.lora_A.weight": torch.ones(4, 64)}),
+        "two tensors of the adapter are for the same place",
+    ),
+    "bias that the base has not": (
+        lambda t: t.update({f"base_model.model.{UP}.lora_B.bias": torch.ones(96)}),
+        "lora_bias needs a bias",
+    ),
+    "integers": (
+        lambda t: t.update(lora_of(UP) | {f"base_model.model.{UP}.lora_A.weight": torch.ones(4, 64).int()}),
+        "dtypes I32",
+    ),
+    "a vector": (
+        lambda t: t.update(lora_of("model.norm", 64)),
+        r"norm: the update is \[64, 64\], the base has \[64\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LEFT_OVER)
 def test_tensors_left_over_or_missing(
-    make_base: Callable[..., Path], make_adapter: Callable[..., Path], change: Any, words: str
+    make_base: Callable[..., Path], make_adapter: Callable[..., Path], case: str
 ) -> None:
     base = make_base()
     adapter = make_adapter(base)
+    change, words = LEFT_OVER[case]
     change_tensors(adapter, change)
     with pytest.raises(OllamakeError, match=words):
         plan(base, adapter)
 
 
 @pytest.mark.parametrize("said", [True, False])
-def test_tied_head_is_refused(make_base: Callable[..., Path], make_adapter: Callable[..., Path], said: bool) -> None:
+def test_an_edit_of_one_of_a_tied_pair_parts_them(
+    make_base: Callable[..., Path], make_adapter: Callable[..., Path], said: bool
+) -> None:
     base = make_base("qwen2", torch.bfloat16, True)
     adapter = make_adapter(base, modules_to_save=["embed_tokens"])
     if not said:
         config = json.loads((base / "config.json").read_text())
         del config["tie_word_embeddings"]
         (base / "config.json").write_text(json.dumps(config))
-    with pytest.raises(OllamakeError, match="embedding and as output head at once"):
-        plan(base, adapter)
+    planned = plan(base, adapter)
+    assert planned["config"] == {"tie_word_embeddings": False}
+    tensors = {t["name"]: t for s in planned["shards"] for t in s["tensors"]}
+    head = tensors["lm_head.weight"]
+    assert (head["source"], head["edits"], head["stored"]) == ("model.embed_tokens.weight", [], "BF16")
 
 
-def test_resized_embedding_is_refused_with_both_shapes(
+def test_a_vocabulary_that_grew_in_one_of_two_places(
     make_base: Callable[..., Path], make_adapter: Callable[..., Path]
 ) -> None:
     base = make_base("llama", torch.bfloat16, False)
     adapter = make_adapter(base, modules_to_save=["embed_tokens"])
     change_tensors(adapter, lambda t: t.update({k: torch.ones(170, 64) for k in t if "embed_tokens" in k}))
-    with pytest.raises(OllamakeError, match=r"the adapter saved \[170, 64\], the base has \[160, 64\]"):
+    with pytest.raises(OllamakeError, match=r"lm_head.weight 160 rows, model.embed_tokens.weight 170 rows.*saves both"):
         plan(base, adapter)
+
+
+def test_twins_that_differ_stop_the_merge(
+    make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = make_base("qwen2", torch.bfloat16, True)
+    adapter = make_adapter(base, modules_to_save=["embed_tokens"], ensure_weight_tying=True)
+    change_tensors(adapter, lambda t: t["base_model.model.lm_head.weight"].add_(1))
+    with pytest.raises(OllamakeError, match=r"lm_head\.weight were trained as one .* but differ"):
+        merge_all(plan(base, adapter), tmp_path / "merged")
+
+
+def test_two_adapters_that_resize(make_base: Callable[..., Path], tmp_path: Path) -> None:
+    base = make_base("llama", torch.bfloat16, False)
+    for number in (1, 2):
+        save_adapter(base, tmp_path / f"a{number}", lora()(), rows=170)
+    with pytest.raises(OllamakeError, match="changes the number of its rows, and another edits it too"):
+        plan_of(base, tmp_path / "a1", tmp_path / "a2")
+
+
+def test_an_ambiguous_pattern_is_said(
+    make_base: Callable[..., Path], make_adapter: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """peft saves patterns sorted: which came first in training is lost."""
+    base = make_base()
+    plan(base, make_adapter(base, alpha_pattern={"up_proj": 3, "mlp.up_proj": 5}))
+    assert "several patterns of alpha_pattern match model.layers.0.mlp.up_proj, with the values 5, 3" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "original"),
+    [
+        ("bitsandbytes", "Qwen2.5-7B-Instruct-bnb-4bit", "'Qwen2.5-7B-Instruct'"),
+        ("gptq", "org/Qwen2.5-32B-GPTQ-Int4", "'org/Qwen2.5-32B'"),
+        ("awq", "model-AWQ", "'model'"),
+        ("mxfp4", "gpt-oss-20b", "16-bit"),
+        ("compressed-tensors", "Llama-3-8B-FP8", "'Llama-3-8B'"),
+    ],
+)
+def test_quantized_bases_are_refused_naming_the_original(
+    make_base: Callable[..., Path], method: str, name: str, original: str
+) -> None:
+    base = make_base()
+    config = json.loads((base / "config.json").read_text())
+    changed = config | {"quantization_config": {"quant_method": method}, "_name_or_path": name}
+    (base / "config.json").write_text(json.dumps(changed))
+    with pytest.raises(OllamakeError, match=f"holds {method} weights") as caught:
+        read_checkpoint(str(base), "key")
+    assert original in str(caught.value)
 
 
 def test_base_problems(make_base: Callable[..., Path]) -> None:
@@ -189,6 +270,6 @@ def test_a_plan_of_70b_size_is_a_matter_of_seconds(tmp_path: Path) -> None:
     halves += [(f"base_model.model.{name}.lora_B.weight", (shape[0], 16)) for name, shape in names]
     adapter = Adapter(tmp_path, {"r": 16, "lora_alpha": 32}, header("adapter", halves))
     start = time.process_time()
-    result = plan_merge(Checkpoint(tmp_path, {}, shards), adapter, "auto")
-    assert sum(t["edit"] is not None for s in result["shards"] for t in s["tensors"]) == 560
+    result = plan_merge(Checkpoint(tmp_path, {}, shards), [adapter], "auto")
+    assert sum(bool(t["edits"]) for s in result["shards"] for t in s["tensors"]) == 560
     print(f"planned in {time.process_time() - start:.2f} s of processor time")

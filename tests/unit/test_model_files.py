@@ -27,11 +27,11 @@ def base(make_base: Callable[..., Path]) -> Path:
 
 
 def plan(base: Path) -> dict[str, Any]:
-    return plan_merge(read_checkpoint(str(base), "base"), None, "auto")
+    return plan_merge(read_checkpoint(str(base), "base"), [], "auto")
 
 
 def write(base: Path, adapter: Path | None, folder: Path) -> dict[str, Any]:
-    return write_model_files(base, adapter, plan(base), folder / "model_files.json")
+    return write_model_files(base, [adapter] if adapter else [], plan(base), folder / "model_files.json")
 
 
 def adapter_folder(tmp_path: Path, words: list[str]) -> Path:

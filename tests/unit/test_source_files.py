@@ -45,7 +45,7 @@ def test_adapter(tmp_path: Path) -> None:
     [
         ("base", None, None, ["models.m.base", "does not exist"]),
         ("base", ["model.safetensors"], None, ["no config.json"]),
-        ("base", ["config.json", "pytorch_model.bin"], None, ["pytorch_model.bin", "save_pretrained"]),
+        ("base", ["config.json", "model.gguf"], None, ["model.gguf", "save_pretrained"]),
         ("base", ["config.json"], "not json", ["index", "weight_map"]),
         ("base", ["config.json"], '{"weight_map": {"a": "../x.safetensors"}}', ["outside", "../x.safetensors"]),
         ("base", ["config.json"], '{"weight_map": {"a": "gone.safetensors"}}', ["gone.safetensors", "Complete"]),
@@ -53,7 +53,7 @@ def test_adapter(tmp_path: Path) -> None:
         ("base", ["config.json"], '{"weight_map": {"a": 1}}', ["index"]),
         ("adapter", None, None, ["models.m.adapter", "does not exist"]),
         ("adapter", ["adapter_config.json"], None, ["no adapter_model.safetensors"]),
-        ("adapter", ["adapter_config.json", "adapter_model.bin"], None, ["adapter_model.bin", "save_pretrained"]),
+        ("adapter", ["adapter_model.bin"], None, ["no adapter_config.json"]),
     ],
 )
 def test_refusals(tmp_path: Path, kind: str, names: list[str] | None, index: str | None, words: list[str]) -> None:

@@ -28,7 +28,7 @@ def record_of(path: Path, identity: str) -> Path:
         "sha256": sha256_of(path),
     }
     record = path.with_suffix(".json")
-    record.write_text(json.dumps({"base": entry, "adapter": None}))
+    record.write_text(json.dumps({"base": entry, "adapters": [], "others": []}))
     return record
 
 
@@ -75,7 +75,7 @@ def test_large_touched_file_counts_as_changed(weights: Path, monkeypatch: pytest
 
 
 def test_unreadable_records_count_as_absent(tmp_path: Path) -> None:
-    for name, text in {"a": "{", "b": "[]", "c": '{"base": 1, "adapter": {}}', "d": '{"base": null}'}.items():
+    for name, text in {"a": "{", "b": "[]", "c": '{"base": 1, "adapters": {}}', "d": '{"base": null}'}.items():
         (tmp_path / name).write_text(text)
     assert seen_files(tmp_path / name for name in ("a", "b", "c", "d", "not there")) == {}
 
