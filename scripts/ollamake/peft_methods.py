@@ -97,6 +97,7 @@ def is_plain_lora(config: Mapping[str, Any]) -> bool:
 def refusal(config: Mapping[str, Any]) -> str | None:
     """Return why an adapter with this adapter_config.json cannot be merged and what to do, or None if it can."""
     kind = config.get("peft_type")
+    kind = kind if isinstance(kind, str) else None
     if kind in NOT_MERGED:
         return f"peft_type {kind} {NOT_MERGED[kind]}."
     if kind in THROUGH_PEFT:
