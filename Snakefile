@@ -19,7 +19,7 @@ include: "rules/common.smk"
 
 rule all:
     input:
-        [CHECKED, GGUFS, MODELFILES, MARKERS],
+        [CHECKED, MERGE_REPORTS, GGUFS, MODELFILES, MARKERS],
 
 
 include: "rules/demo.smk"

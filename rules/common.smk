@@ -124,6 +124,7 @@ CHECKED = expand("results/{model}/inputs.json", model=CONFIG.models)
 MERGED = [file for name in CONFIG.models for file in of_each_shard(name, MERGED_SHARD)] + expand(
     "results/{model}/merged/model_files.json", model=CONFIG.models
 )
+MERGE_REPORTS = expand("results/{model}/merge_report.{kind}", model=CONFIG.models, kind=["json", "svg"])
 GGUFS = of_each_quantization("results/{model}/gguf/{model}.{quant}.gguf")
 MODELFILES = of_each_quantization("results/{model}/ollama/{quant}/Modelfile")
 MARKERS = of_each_quantization("results/{model}/ollama/{quant}/registered.json")

@@ -3,12 +3,13 @@ Base + adapter -> merged checkpoint.
 
 REQUIRED INPUTS:
     the base: a folder of safetensors shards with config and tokenizer
-    the adapter: a PEFT folder (none: the shards of the base are taken as they are)
+    the adapters: PEFT folders (none: the shards of the base are taken as they are)
 
 OUTPUTS:
     results/{model}/merge_plan.json                                       which tensor of which shard gets which edit
     results/{model}/merged/model-{shard}-of-{nshards}.safetensors         one job a shard
     results/{model}/merge_records/model-{shard}-of-{nshards}.json         what that job read, did and wrote
+    results/{model}/merge_report.{json, svg}                              how large the updates are, what of them is stored
     results/{model}/merged/{config.json, tokenizer ..., model_files.json} everything beside the weights
 
 Weights of the user's are ancient(): their times start nothing. What was read is known by size and time, and by sha256
@@ -78,6 +79,36 @@ rule merge_shard:
             --output {output.shard:q} \
             --record {output.record:q} \
             --threads {threads}
+        """
+
+
+rule write_merge_report:
+    """Sum up the merge in figures and a picture; warn of updates that the rounding took."""
+    input:
+        plan=rules.plan_merge.output,
+        records=merge_records,
+        script=script("write_merge_report"),
+        library=library("write_merge_report"),
+    output:
+        report="results/{model}/merge_report.json",
+        picture="results/{model}/merge_report.svg",
+    log:
+        "logs/write_merge_report/{model}.log",
+    conda:
+        "../envs/torch.yaml"
+    resources:
+        mem_mb=500,
+    message:
+        "Summing up the merge of {wildcards.model}"
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --model {wildcards.model:q} \
+            --plan {input.plan:q} \
+            --records {input.records:q} \
+            --report {output.report:q} \
+            --picture {output.picture:q}
         """
 
 

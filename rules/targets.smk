@@ -1,7 +1,7 @@
 """
 Named targets, each a stage of the chain for all models of the configuration; `all` stands in the Snakefile.
 
-    merged      merged checkpoints: safetensors, config, tokenizer
+    merged      merged checkpoints: safetensors, config, tokenizer; with the report of the merge
     gguf        quantized GGUFs
     modelfiles  Modelfiles with the GGUFs they name
     registered  models registered in Ollama
@@ -12,6 +12,7 @@ rule merged:
     input:
         CHECKED,
         MERGED,
+        MERGE_REPORTS,
 
 
 rule gguf:

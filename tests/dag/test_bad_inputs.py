@@ -57,12 +57,12 @@ CASES: dict[str, tuple[Edit, list[str]]] = {
     ),
     "adapter for another base": (narrow_adapter, ["does not fit the base", "the base has"]),
     "adapter of another kind": (
-        lambda build: change_json(build.folder / "adapter/adapter_config.json", peft_type="LOHA"),
-        ["peft_type is 'LOHA'", "merge_and_unload"],
+        lambda build: change_json(build.folder / "adapter/adapter_config.json", peft_type="PREFIX_TUNING"),
+        ["peft_type PREFIX_TUNING", "nothing to merge"],
     ),
     "adapter option not supported": (
-        lambda build: change_json(build.folder / "adapter/adapter_config.json", use_dora=True),
-        ["use_dora", "DoRA"],
+        lambda build: change_json(build.folder / "adapter/adapter_config.json", layer_replication=[[0, 1]]),
+        ["layer_replication", "deeper model"],
     ),
     "unknown quantization": (
         set_model(quantizations=["Q4_K_N"]),

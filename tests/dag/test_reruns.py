@@ -16,7 +16,8 @@ from dag_build import Build, save_small_adapter, save_small_base
 from snakemake_runs import REPOSITORY, run_snakemake
 
 FROM_THE_GGUF = {"quantize": 2, "register": 2}
-FROM_ONE_SHARD = {"check_inputs": 1, "merge_shard": 1, "convert_to_gguf": 1, **FROM_THE_GGUF}
+FROM_A_SHARD = {"merge_shard": 1, "write_merge_report": 1, "convert_to_gguf": 1, **FROM_THE_GGUF}
+FROM_ONE_SHARD = {"check_inputs": 1, **FROM_A_SHARD}
 
 
 def touch(file: Path, seconds: int = 10) -> None:
@@ -73,6 +74,7 @@ def test_a_second_model(build: Build) -> None:
     one_each = (
         "check_inputs",
         "plan_merge",
+        "write_merge_report",
         "write_model_files",
         "convert_to_gguf",
         "quantize",
@@ -87,6 +89,13 @@ def test_the_adapter_retrained(build: Build, seconds: int) -> None:
     save_small_adapter(build.folder / "base", build.folder / "adapter", seed=2)
     touch(build.folder / "adapter/adapter_model.safetensors", seconds)
     assert build.planned() == FROM_ONE_SHARD | {"merge_shard": 3}
+
+
+def test_the_weight_of_an_adapter(build: Build) -> None:
+    model = build.model()
+    model["adapters"] = [{"path": model.pop("adapter"), "weight": 0.5}]
+    everything = {"plan_merge": 1, "write_model_files": 1, "write_modelfile": 2, "merge_shard": 3}
+    assert build.planned() == FROM_ONE_SHARD | everything
 
 
 def test_one_base_shard_replaced(build: Build, tmp_path: Path) -> None:
@@ -133,13 +142,15 @@ def test_a_touched_shard_stays_unchanged_after_a_rebuild_for_another_reason(buil
             {
                 "plan_merge": 1,
                 "merge_shard": 3,
+                "write_merge_report": 1,
                 "write_model_files": 1,
                 "convert_to_gguf": 1,
                 "write_modelfile": 2,
                 **FROM_THE_GGUF,
             },
         ),
-        ("merge_shard", {"merge_shard": 3, "convert_to_gguf": 1, **FROM_THE_GGUF}),
+        ("merge_shard", FROM_A_SHARD | {"merge_shard": 3}),
+        ("write_merge_report", {"write_merge_report": 1}),
         ("convert_to_gguf", {"convert_to_gguf": 1, **FROM_THE_GGUF}),
         ("quantize", FROM_THE_GGUF),
         ("write_modelfile", {"write_modelfile": 2, "register": 2}),
@@ -147,7 +158,9 @@ def test_a_touched_shard_stays_unchanged_after_a_rebuild_for_another_reason(buil
         ("check_inputs", {"check_inputs": 1}),
         ("ollamake/modelfile", {"write_modelfile": 2, "register": 2}),
         ("ollamake/ollama_store", {"register": 2}),
-        ("ollamake/merge_arithmetic", {"merge_shard": 3, "convert_to_gguf": 1, **FROM_THE_GGUF}),
+        ("ollamake/merge_arithmetic", FROM_A_SHARD | {"merge_shard": 3}),
+        ("ollamake/peft_module", FROM_A_SHARD | {"merge_shard": 3}),
+        ("ollamake/merge_plot", {"write_merge_report": 1}),
         ("ollamake/gguf_quantization", FROM_THE_GGUF),
         ("ollamake/input_checks", {"check_inputs": 1}),
         ("ollamake/demo_training", {}),
@@ -190,6 +203,8 @@ def test_another_version_of_llama_quantize(build: Build, programs: Path, tmp_pat
         ("ollama/Q8_0/registered.json", {"register": 1}),
         ("inputs.json", {"check_inputs": 1}),
         ("merged/model-00001-of-00003.safetensors", {}),
+        ("merge_records/model-00002-of-00003.json", FROM_A_SHARD),
+        ("merge_report.svg", {"write_merge_report": 1}),
         ("gguf/small.unquantized.gguf", {}),
     ],
 )

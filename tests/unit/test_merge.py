@@ -2,8 +2,11 @@
 
 import copy
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -217,37 +220,67 @@ def test_no_room_is_said_before_anything_is_written(
     assert not (tmp_path / "merged").exists()
 
 
-def test_memory_does_not_grow_with_the_tensor(tmp_path: Path) -> None:
-    """A 400 MB matrix is merged with less memory than it has itself, beside what importing torch takes."""
-    rows, columns, rank = 12800, 16384, 8
-    base, adapter = tmp_path / "base", tmp_path / "adapter"
+def large_checkpoint(folder: Path, tensors: int, rows: int, columns: int = 16384) -> dict[str, Any]:
+    """Save a base of equal matrices with a LoRA adapter on each, and return the plan of its merge."""
+    rank, base, adapter = 8, folder / "base", folder / "adapter"
     base.mkdir()
     adapter.mkdir()
-    name = "model.layers.0.mlp.up_proj"
-    save_file({f"{name}.weight": torch.full((rows, columns), 0.01, dtype=torch.bfloat16)}, base / "model.safetensors")
+    names = [f"model.layers.{layer}.mlp.up_proj" for layer in range(tensors)]
+    matrix = torch.full((rows, columns), 0.01, dtype=torch.bfloat16)
+    save_file({f"{name}.weight": matrix.clone() for name in names}, base / "model.safetensors")
     (base / "config.json").write_text("{}")
-    halves = {
-        f"base_model.model.{name}.lora_A.weight": torch.ones(rank, columns),
-        f"base_model.model.{name}.lora_B.weight": torch.ones(rows, rank),
-    }
+    halves = {f"base_model.model.{name}.lora_A.weight": torch.ones(rank, columns) for name in names}
+    halves |= {f"base_model.model.{name}.lora_B.weight": torch.ones(rows, rank) for name in names}
     save_file(halves, adapter / "adapter_model.safetensors")
     (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank, "lora_alpha": 8}))
-    (tmp_path / "plan.json").write_text(json.dumps(plan_of(base, adapter)))
-    program = """
-import json, resource, sys
-from pathlib import Path
-from ollamake.shard_stream import merge_shard
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-plan = json.loads(Path("plan.json").read_text())
-merge_shard(plan, "model-00001-of-00001.safetensors", Path("merged.safetensors"), 2)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
-    command = [sys.executable, "-c", program]
+    plan = plan_of(base, adapter)
+    (folder / "plan.json").write_text(json.dumps(plan))
+    return plan
+
+
+def merge_command(folder: Path, output: Path) -> list[str]:
+    return [
+        sys.executable, str(SCRIPTS / "merge_shard.py"), "--plan", str(folder / "plan.json"),
+        "--shard", "model-00001-of-00001.safetensors", "--output", str(output), "--record", str(output.with_suffix(".json")),
+    ]  # fmt: skip
+
+
+def test_a_checkpoint_larger_than_the_memory_that_is_used(tmp_path: Path) -> None:
+    """1.3 GB are merged in less than 1 GiB of resident memory, most of which is torch itself."""
+    large_checkpoint(tmp_path, tensors=3, rows=12800)
+    size = (tmp_path / "base/model.safetensors").stat().st_size
+    program = "import sys, merge_shard; merge_shard.main(sys.argv[1:]); print(open('/proc/self/status').read())"
+    command = [sys.executable, "-c", program, *merge_command(tmp_path, tmp_path / "merged.safetensors")[2:]]
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(SCRIPTS)}, check=True
+        command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(SCRIPTS)}
     )
-    grown = int(done.stdout) * 1024
-    assert grown < 250e6 < rows * columns * 2, f"{grown / 1e6:.0f} MB"
+    peak = next(int(line.split()[1]) * 1024 for line in done.stdout.splitlines() if line.startswith("VmHWM"))
+    assert peak < 2**30 < size, f"{peak / 1e6:.0f} MB"
+
+
+def test_killed_at_any_moment_nothing_half_made_is_left_under_a_final_name(tmp_path: Path) -> None:
+    large_checkpoint(tmp_path, tensors=2, rows=3000)
+    expected = tmp_path / "expected.safetensors"
+    subprocess.run(merge_command(tmp_path, expected), check=True, capture_output=True)
+    record = json.loads(expected.with_suffix(".json").read_text())
+    output = tmp_path / "merged" / "model.safetensors"
+    output.parent.mkdir()
+    began = 0
+    for moment in range(8):
+        process = subprocess.Popen(merge_command(tmp_path, output), stderr=subprocess.DEVNULL)
+        while process.poll() is None and not list(output.parent.glob(".*.tmp")):
+            time.sleep(0.001)
+        began += process.poll() is None
+        time.sleep(0.01 * moment)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if output.exists():
+            assert sha256_of(output) == record["output"]["sha256"]
+            output.unlink()
+    assert began, "no merge was caught at work"
+    subprocess.run(merge_command(tmp_path, output), check=True, capture_output=True)
+    assert sha256_of(output) == record["output"]["sha256"]
+    assert sorted(file.name for file in output.parent.iterdir()) == ["model.json", "model.safetensors"]
 
 
 def _shard_of(folder: Path, part: str) -> Path:
