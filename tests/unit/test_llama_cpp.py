@@ -15,7 +15,7 @@ from ollamake import llama_cpp_source
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
 from ollamake.free_disk import free_bytes, require_free_disk
-from ollamake.gguf_conversion import convert, outtype_for
+from ollamake.gguf_conversion import convert, outtype_for, require_own_head
 from ollamake.gguf_quantization import quantize, type_argument
 from ollamake.gguf_record import estimated_size, gguf_record
 from ollamake.llama_cpp_programs import find_converter, find_program, program_identity
@@ -222,3 +222,22 @@ def test_free_disk(tmp_path: Path) -> None:
     require_free_disk(tmp_path, 1, "a byte")
     with pytest.raises(OllamakeError, match=r"not enough disk for a model: it needs 1000000000\.00 GB, and .* has "):
         require_free_disk(tmp_path, 10**18, "a model")
+
+
+@pytest.mark.parametrize("has_head", [True, False])
+@pytest.mark.parametrize("parted", [True, False])
+def test_a_head_that_the_converter_left_out(tmp_path: Path, has_head: bool, parted: bool) -> None:
+    """llama.cpp ties embedding and head of some architectures by itself; a merge that parted them must not pass."""
+    writer = GGUFWriter(tmp_path / "m.gguf", "llama")
+    for name in ["token_embd.weight"] + ["output.weight"] * has_head:
+        writer.add_tensor(name, np.ones((4, 32), dtype=np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    plan = {"config": {"tie_word_embeddings": False} if parted else {}}
+    if parted and not has_head:
+        with pytest.raises(OllamakeError, match="keeps them one for this architecture"):
+            require_own_head(tmp_path / "m.gguf", plan)
+    else:
+        require_own_head(tmp_path / "m.gguf", plan)
