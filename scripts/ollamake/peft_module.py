@@ -8,6 +8,7 @@ for the whole model (VeRA, RandLoRA) take it from the largest module, so decoys 
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -58,7 +59,7 @@ def merge_module(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft's advice to those who train
-            adapted = get_peft_model(root, _configuration(config, targets))
+            adapted = get_peft_model(root, _configuration(config, module, targets, tensors))
             adapted.eval()
             _load(adapted, module, tensors)
             if largest is not None:
@@ -76,7 +77,9 @@ def merge_module(
     return {name: getattr(found, name).detach().to(torch.float32) for name in parameters}
 
 
-def _configuration(config: Mapping[str, Any], targets: list[str]) -> PeftConfig:
+def _configuration(
+    config: Mapping[str, Any], module: str, targets: list[str], tensors: Mapping[str, torch.Tensor]
+) -> PeftConfig:
     kind = PEFT_TYPE_TO_CONFIG_MAPPING[config["peft_type"]]
     known = set(kind.__dataclass_fields__)
     unknown = [key for key, value in config.items() if key not in known and value not in (None, False, "none", [], {})]
@@ -89,11 +92,21 @@ def _configuration(config: Mapping[str, Any], targets: list[str]) -> PeftConfig:
     kept |= {"target_modules": targets, "inference_mode": True, "base_model_name_or_path": None}
     if config["peft_type"] == "LORA" and kept.get("init_lora_weights") not in ("pissa", "olora"):
         kept["init_lora_weights"] = True  # the others leave the base as it is, and what they began with is overwritten
-    if kept.get("feedforward_modules"):
-        # IA3 applies its vector to the input there; the list names modules by the ends of their names.
-        ends = kept["feedforward_modules"]
-        ends = [ends] if isinstance(ends, str) else list(ends)
-        kept["feedforward_modules"] = [t for t in targets if any(t == end or t.endswith(f".{end}") for end in ends)]
+    if config["peft_type"] == "ADALORA" and kept.get("rank_pattern"):
+        # After training it has, for each module by name, which of its singular values were kept.
+        kept["rank_pattern"] = {
+            name: ranks for name, ranks in kept["rank_pattern"].items() if f"{module}.lora_" in name
+        }
+    if config["peft_type"] == "IA3":
+        # It scales inputs there instead of outputs; peft tells by a pattern of the whole name, or by its end.
+        ends = kept.get("feedforward_modules") or []
+        is_feedforward = re.fullmatch(ends, module) if isinstance(ends, str) else any(map(module.endswith, ends))
+        kept["feedforward_modules"] = [module] if is_feedforward else []
+    if kept.pop("proportional_parameters", False):
+        # WaveFT gives each module its share by the sizes of all of them; how much it was, the saved spectrum tells.
+        spectrum = next((tensor for name, tensor in tensors.items() if name.endswith("waveft_spectrum")), None)
+        if spectrum is not None:
+            kept |= {"n_frequency": spectrum.numel(), "n_frequency_pattern": {}}
     return kind(**copy.deepcopy(kept))
 
 

@@ -11,10 +11,28 @@ from typing import Any
 import pytest
 import torch
 from merging import load_all, merge_checkpoint
-from peft import LoraConfig, PeftConfig, PeftModel, PeftType, VeraConfig
+from peft import (
+    AdaLoraConfig,
+    BOFTConfig,
+    DeloraConfig,
+    HiraConfig,
+    IA3Config,
+    LoKrConfig,
+    LoraConfig,
+    MissConfig,
+    OFTConfig,
+    PeftConfig,
+    PeftModel,
+    PeftType,
+    VBLoRAConfig,
+    VeraConfig,
+    WaveFTConfig,
+    get_peft_model,
+    get_peft_model_state_dict,
+)
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.lora.config import BdLoraConfig, KasaConfig, MontecloraConfig
-from small_models import load_base, lora, random_model, save_adapter
+from small_models import load_base, logits_of, lora, random_model, save_adapter
 
 from ollamake.errors import OllamakeError
 from ollamake.peft_methods import NOT_MERGED, THROUGH_PEFT, is_plain_lora, refusal
@@ -125,6 +143,64 @@ def test_methods(bases: dict[str, Path], tmp_path: Path, method: str, family: st
     assert_as_peft(bases[family], tmp_path, config_of(method, family))
 
 
+OTHER_OPTIONS: dict[str, Callable[[], PeftConfig]] = {
+    "BOFT, blocks counted, all biases": lambda: BOFTConfig(
+        target_modules=["q_proj", "v_proj"], boft_block_size=0, boft_block_num=4, bias="all"
+    ),
+    "DeLoRA with patterns": lambda: DeloraConfig(
+        target_modules=["q_proj", "v_proj"], r=4, rank_pattern={"q_proj": 2}, lambda_pattern={"v_proj": 3}
+    ),
+    "HiRA of the embedding": lambda: HiraConfig(target_modules=["embed_tokens", "q_proj"], r=4),
+    "IA3, inputs scaled by a pattern": lambda: IA3Config(
+        target_modules=r".*\.(q_proj|down_proj)", feedforward_modules=r".*\.down_proj"
+    ),
+    "IA3, inputs scaled by the end of a name": lambda: IA3Config(
+        target_modules=["down_proj", "v_proj"], feedforward_modules=["down_proj"]
+    ),
+    "LoKr, both halves": lambda: LoKrConfig(target_modules=["q_proj"], r=2, decompose_both=True, decompose_factor=8),
+    "MiSS, bat": lambda: MissConfig(target_modules=["q_proj", "v_proj"], r=8, init_weights="bat"),
+    "OFT of the embedding": lambda: OFTConfig(target_modules=["embed_tokens", "q_proj"], oft_block_size=4, r=0),
+    "OFT, shared blocks": lambda: OFTConfig(target_modules=["q_proj"], oft_block_size=8, r=0, block_share=True),
+    "VB-LoRA, weights of the chosen vectors": lambda: VBLoRAConfig(
+        target_modules=["q_proj"], num_vectors=8, vector_length=4, topk=2, save_only_topk_weights=True
+    ),
+    "VeRA and a module saved whole": lambda: VeraConfig(
+        target_modules=["q_proj", "down_proj"], r=8, modules_to_save=["lm_head"]
+    ),
+    "WaveFT, shares by size": lambda: WaveFTConfig(
+        target_modules=["q_proj", "v_proj", "down_proj"], n_frequency=50, proportional_parameters=True
+    ),
+}
+
+
+@pytest.mark.parametrize("options", OTHER_OPTIONS)
+def test_options_that_speak_of_other_modules(bases: dict[str, Path], tmp_path: Path, options: str) -> None:
+    assert_as_peft(bases["llama"], tmp_path, OTHER_OPTIONS[options]())
+
+
+def test_adalora_after_training_has_a_rank_for_each_module(bases: dict[str, Path], tmp_path: Path) -> None:
+    """The budget takes singular values away while it is trained; what is left stands in rank_pattern, by module."""
+    config = AdaLoraConfig(
+        target_modules=LINEAR["llama"], total_step=8, tinit=1, tfinal=3, deltaT=1, init_r=6, target_r=2
+    )
+    torch.manual_seed(0)
+    adapted = get_peft_model(load_base(bases["llama"], torch.float32), config)
+    optimizer = torch.optim.Adam([p for p in adapted.parameters() if p.requires_grad], lr=0.05)
+    tokens = torch.arange(48).view(2, 24) * 7 % 160
+    for step in range(8):
+        adapted(tokens, labels=tokens).loss.backward()
+        optimizer.step()
+        adapted.base_model.update_and_allocate(step)
+        optimizer.zero_grad()
+    adapted.save_pretrained(tmp_path / "adapter")
+    kept = json.loads((tmp_path / "adapter/adapter_config.json").read_text())["rank_pattern"].values()
+    assert len({sum(ranks) for ranks in kept}) > 1, "every module has the same rank"
+    merge_checkpoint(bases["llama"], [tmp_path / "adapter"], tmp_path / "merged")
+    truth, ours = logits_of(adapted), logits_of(load_base(tmp_path / "merged", torch.float32))
+    before = logits_of(load_base(bases["llama"], torch.float32))
+    assert float((ours - truth).abs().max()) < 1e-4 * float(truth.abs().max()) < float((truth - before).abs().max())
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_of_lora(bases: dict[str, Path], tmp_path: Path, variant: str) -> None:
     assert_as_peft(bases["llama"], tmp_path, VARIANTS[variant]())
@@ -159,8 +235,6 @@ def test_convolutions(tmp_path: Path) -> None:
     for layer in (torch.nn.Conv1d(6, 8, 3), torch.nn.Conv2d(6, 8, 3)):
         model = torch.nn.Sequential(layer)
         before = {name: parameter.detach().clone() for name, parameter in layer.named_parameters()}
-        from peft import get_peft_model, get_peft_model_state_dict
-
         config = LoraConfig(r=2, target_modules=["0"], init_lora_weights=False)
         adapted = get_peft_model(model, config)
         tensors = {name: tensor.clone() for name, tensor in get_peft_model_state_dict(adapted).items()}
