@@ -21,7 +21,7 @@ from ollamake.adapter import Adapter
 from ollamake.adapter_tensors import LowRank, is_saved_parameter, sort_tensors, without_prefix
 from ollamake.checkpoint import FLOATS
 from ollamake.safetensors_header import TensorEntry
-from ollamake.tensor_names import EMBEDDING, HEAD, Parameter, Piece, TensorNames
+from ollamake.tensor_names import Parameter, Piece, TensorNames
 
 Edit = dict[str, Any]
 
@@ -69,7 +69,7 @@ class AdapterEdits:
             self._unstored(name, edit)
         elif parameter.stored is None:
             self.problems.append(f"{name}: saved whole, but the base stores it in {len(parameter.pieces)} tensors")
-        elif parameter.shape != tensor.shape and not _is_other_vocabulary(name, parameter, tensor):
+        elif parameter.shape != tensor.shape and not self._is_other_vocabulary(name, parameter, tensor):
             self.problems.append(
                 f"{name}: the adapter saved {list(tensor.shape)}, the base has {list(parameter.shape)}"
             )
@@ -77,6 +77,13 @@ class AdapterEdits:
             if parameter.shape != tensor.shape:
                 self.rows[parameter.stored] = tensor.shape[0]
             self._add(parameter.stored, edit)
+
+    def _is_other_vocabulary(self, name: str, parameter: Parameter, tensor: TensorEntry) -> bool:
+        """Whether a saved tensor is an embedding, or a head or its bias, with another number of rows."""
+        if parameter.shape[1:] != tensor.shape[1:] or len(tensor.shape) != (1 if name.endswith(".bias") else 2):
+            return False
+        weight = f"{name.removesuffix('.bias')}.weight" if name.endswith(".bias") else name
+        return self._names.is_head(weight) or (weight == name and self._names.is_embedding(name))
 
     def _add_low_rank(self, module: str, updates: list[LowRank]) -> None:
         halves = [(update.a, update.b) for update in updates]
@@ -136,7 +143,8 @@ class AdapterEdits:
         if len(a.shape) != 2 or len(b.shape) != 2:
             self._add_module(module, [part.name for part in (a, b, update.bias, update.magnitude) if part is not None])
             return
-        experts = parameter.shape[0] if parameter is not None and len(parameter.shape) == 3 else 1
+        stacked = parameter is not None and len(parameter.shape) == 3
+        experts = parameter.shape[0] if parameter is not None and stacked else 1
         if a.shape[0] != b.shape[1] or a.shape[0] % experts:
             self.problems.append(
                 f"{module}: lora_A {list(a.shape)} and lora_B {list(b.shape)} have different ranks"
@@ -153,7 +161,7 @@ class AdapterEdits:
             self._unstored(name, edit | {"transposed": False}, (b.shape[0], a.shape[1]))
             return
         rows = self.rows.get(parameter.stored or "", parameter.shape[0])
-        matrix = parameter.shape[-2:] if experts > 1 else (rows, *parameter.shape[1:])
+        matrix = parameter.shape[-2:] if stacked else (rows, *parameter.shape[1:])
         made = (b.shape[0], a.shape[1])
         if matrix not in (made, made[::-1]):
             self.problems.append(f"{module}: the update is {list(made)}, the base has {list(parameter.shape)}")
@@ -264,52 +272,62 @@ class AdapterEdits:
             elif name == tensor.name:  # beside the model, not in it: vera_A, vblora_vector_bank
                 shared.append(tensor.name)
             else:
-                self.problems.append(f"{name}: the base has no such module")
+                self.problems.append(self._names.why_absent(name))
         for module, own in modules.items():
             self._add_module(module, [*own, *shared])
         return others
 
     def _is_whole(self, name: str) -> bool:
         """Whether a name is that of a parameter which the base stores under another one, or not at all (a tied head)."""
-        return self._names.find(name) is not None or HEAD.search(name) is not None
+        return self._names.find(name) is not None or self._names.is_head(name)
 
     def _module_of(self, name: str) -> str | None:
         """Return the innermost module of the base that an adapter tensor's name begins with."""
         parts = name.split(".")
-        for end in range(len(parts) - 1, 0, -1):
-            module = ".".join(parts[:end])
-            if any(self._names.find_stored(f"{module}.{what}") for what in ("weight", "bias")):
-                return module
+        modules = [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
+        # What transformers renames or ties is asked last: it takes seconds to import.
+        for find in (self._names.find_stored, self._names.find, self._names.is_head):
+            for module in modules:
+                if find(f"{module}.weight") or find(f"{module}.bias"):
+                    return module
         return None
 
     def _add_module(self, module: str, tensors: list[str]) -> None:
-        weight = self._names.find(f"{module}.weight")
-        stored = {
-            "weight": weight.stored if weight is not None else None,
-            "bias": self._names.find_stored(f"{module}.bias"),
-        }
-        parameters = {key: name for key, name in stored.items() if name is not None}
-        if "weight" not in parameters:
-            self._unstored(f"{module}.weight", {"kind": "module", "source": tensors[0]})
+        name = f"{module}.weight"
+        weight = self._names.find(name)
+        if weight is not None and weight.stored is None:
+            self.problems.append(
+                f"{name}: peft's layer needs it whole, the base stores it in {len(weight.pieces)} tensors"
+            )
             return
-        shape = self._entries[parameters["weight"]].shape
+        # A weight that is not stored can only be a tied head, whose values are the embedding's.
+        parameters = {"weight": name if weight is None or weight.stored is None else weight.stored}
+        bias = self._names.find_stored(f"{module}.bias")
+        if bias is None and self._names.find_stored(name) is None:
+            renamed = self._names.find(f"{module}.bias")
+            bias = renamed.stored if renamed is not None else None
+        if bias is not None:
+            parameters["bias"] = bias
         edit = {
             "kind": "module",
             "module": module,
-            "layer": self._layer_of(module, shape, tensors),
+            "layer": "linear" if weight is None else self._layer_of(module, weight.shape, tensors),
             "tensors": tensors,
             "parameters": parameters,
         }
         for key, stored in parameters.items():
-            self._add(stored, edit | {"parameter": key})
+            if key == "weight" and weight is None:
+                self._unstored(name, edit | {"parameter": key})
+            else:
+                self._add(stored, edit | {"parameter": key})
 
     def _layer_of(self, module: str, shape: tuple[int, ...], tensors: list[str]) -> str:
-        if any(".lora_embedding_" in name for name in tensors):
-            return "embedding"
         if len(shape) == 1:
             return "norm"
         if len(shape) > 2:
             return "conv"
+        if any("_embedding_" in name for name in tensors) or self._names.is_embedding(f"{module}.weight"):
+            return "embedding"
         return "conv1d" if self.is_conv1d(module) else "linear"
 
     def _unstored(self, name: str, edit: Edit, shape: tuple[int, ...] | None = None) -> None:
@@ -326,12 +344,6 @@ def sources_of(edit: Edit) -> list[str]:
     """Return the adapter tensors that an edit uses."""
     named = [edit[key] for key in ("a", "b", "magnitude", "source") if key in edit]
     return named + list(edit.get("tensors", ())) + [name for pair in edit.get("twins", ()) for name in pair]
-
-
-def _is_other_vocabulary(name: str, parameter: Parameter, tensor: TensorEntry) -> bool:
-    """Whether a saved tensor is an embedding or head with another number of rows."""
-    known = EMBEDDING.search(name) or HEAD.search(name)
-    return known is not None and len(tensor.shape) == 2 and parameter.shape[1:] == tensor.shape[1:]
 
 
 def _place(piece: Piece, parameter: Parameter, experts: int) -> Edit:

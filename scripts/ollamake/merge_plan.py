@@ -31,7 +31,6 @@ def plan_merge(base: Checkpoint, adapters: Sequence[Adapter], dtype: str) -> dic
     edits: dict[str, list[Edit]] = {}
     rows: dict[str, int] = {}
     unstored: dict[str, list[Edit]] = {}
-    shapes: list[dict[str, list[int]]] = []
     unused: list[set[str]] = []
     for number, adapter in enumerate(adapters):
         found = AdapterEdits(number, adapter, names, entries)
@@ -46,9 +45,8 @@ def plan_merge(base: Checkpoint, adapters: Sequence[Adapter], dtype: str) -> dic
                 table.setdefault(name, []).extend(more)
         rows |= found.rows
         unused.append(found.unused)
-        shapes.append(_module_shapes(found.edits, entries))
-    tied = find_tied_head(base.ties_head, entries, unstored, base.config)
-    _settle_head(tied, base, adapters, edits, unstored, rows, entries)
+    tied = find_tied_head(base.ties_head, names, entries, edits, unstored, base.config)
+    _settle_head(tied, base, adapters, edits, unstored, rows, names, entries)
     _refuse_collisions(edits, adapters, rows)
     _refuse_uneven_vocabulary(base, entries, rows, tied)
     _require_all_used(edits, adapters, unused)
@@ -72,7 +70,7 @@ def plan_merge(base: Checkpoint, adapters: Sequence[Adapter], dtype: str) -> dic
                 "weight": adapter.weight,
                 "tensors": len(adapter.header.tensors),
                 "config": dict(adapter.config),
-                "shapes": shapes[number],
+                "shapes": _module_shapes(number, edits, entries),
             }
             for number, adapter in enumerate(adapters)
         ],
@@ -136,21 +134,20 @@ def _settle_head(
     edits: dict[str, list[Edit]],
     unstored: Mapping[str, list[Edit]],
     rows: dict[str, int],
+    names: TensorNames,
     entries: Mapping[str, TensorEntry],
 ) -> None:
     """Give the edits of a tied head their place, and refuse those of tensors that do not exist at all."""
     problems = []
     for name, heads in unstored.items():
-        if tied is None or not HEAD.search(name):
-            problems.append(f"{name.removesuffix('.weight')}: the base has no such tensor")
+        if tied is None or not names.is_head(name):
+            problems.append(names.why_absent(name))
             continue
         embedding = entries[tied.embedding]
         for edit in heads:
             wanted = [rows.get(tied.embedding, embedding.shape[0]), *embedding.shape[1:]]
             shape = edit.get("shape") or edit.pop("made", wanted)
-            if edit["kind"] == "module":
-                problems.append(f"{name}: a tied head cannot go through peft's layer; untie the base first")
-            elif list(shape[1:]) != list(embedding.shape[1:]) or (shape != wanted and edit["kind"] != "replace"):
+            if list(shape[1:]) != list(embedding.shape[1:]) or (shape != wanted and edit["kind"] != "replace"):
                 problems.append(f"{name}: the update is {shape}, the base's tied embedding is {wanted}")
             elif shape[0] != embedding.shape[0] and edit["kind"] == "replace":
                 rows[tied.head] = shape[0]
@@ -158,6 +155,12 @@ def _settle_head(
     if problems:
         raise _does_not_fit(adapters[0], base, problems)
     if tied is not None:
+        for edit in (edit for own in edits.values() for edit in own if edit["kind"] == "module"):
+            # The head's weight is read from where it is stored.
+            edit["parameters"] = {
+                key: tied.embedding if stored == tied.head and not tied.head_is_stored else stored
+                for key, stored in edit["parameters"].items()
+            }
         tied.settle(list(adapters), edits, rows)
         if tied.parted and tied.embedding in rows and tied.head not in rows:
             if any(edit["kind"] == "replace" for edit in edits.get(tied.head, [])):
@@ -189,7 +192,14 @@ def _refuse_uneven_vocabulary(
     base: Checkpoint, entries: Mapping[str, TensorEntry], rows: Mapping[str, int], tied: TiedHead | None
 ) -> None:
     """Refuse an embedding that grew without its head, or the head alone: no configuration describes such a model."""
-    stored = {name: entry.shape[0] for name, entry in entries.items() if EMBEDDING.search(name) or HEAD.search(name)}
+    stored = {
+        name: entry.shape[0]
+        for name, entry in entries.items()
+        if name in rows
+        or EMBEDDING.search(name)
+        or HEAD.search(f"{name.removesuffix('.bias')}.weight")
+        or HEAD.search(name)
+    }
     if tied is not None and tied.parted:
         stored.setdefault(tied.head, entries[tied.embedding].shape[0])
     former = {stored[name] for name in rows if name in stored}
@@ -217,13 +227,15 @@ def _require_all_used(edits: Mapping[str, list[Edit]], adapters: Sequence[Adapte
             raise OllamakeError(f"{adapter.header.path}: {len(left)} tensors reach nothing in the base: {_some(left)}.")
 
 
-def _module_shapes(edits: Mapping[str, list[Edit]], entries: Mapping[str, TensorEntry]) -> dict[str, list[int]]:
+def _module_shapes(
+    number: int, edits: Mapping[str, list[Edit]], entries: Mapping[str, TensorEntry]
+) -> dict[str, list[int]]:
     """Return module -> [outputs, inputs] of all that go through peft's layer; methods with one projection for all need it."""
     return {
-        edit["module"]: list(entries[name].shape)[:: -1 if edit["layer"] == "conv1d" else 1]
-        for name, all_edits in edits.items()
+        edit["module"]: list(entries[edit["parameters"]["weight"]].shape)[:: -1 if edit["layer"] == "conv1d" else 1]
+        for all_edits in edits.values()
         for edit in all_edits
-        if edit["kind"] == "module" and edit["parameter"] == "weight"
+        if edit["adapter"] == number and edit["kind"] == "module" and edit["parameter"] == "weight"
     }
 
 

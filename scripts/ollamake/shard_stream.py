@@ -101,7 +101,7 @@ def _write_tensor(
             band = as_tensor(next(chunks), entry.dtype).view(-1, columns)
             wide = edit.wide(band, first)
         else:
-            wide = _rows_in_memory(reader, base, entry, edit, first, last)
+            wide = _rows_in_memory(reader, base, entry, planned, edit, first, last)
         value = edit.edited(wide, first)
         result = stored_as(planned["name"], value, planned["stored"])
         if planned["edits"]:
@@ -111,16 +111,19 @@ def _write_tensor(
 
 
 def _rows_in_memory(
-    reader: TensorReader, base: str, entry: TensorEntry, edit: TensorEdit, first: int, last: int
+    reader: TensorReader, base: str, entry: TensorEntry, planned: Planned, edit: TensorEdit, first: int, last: int
 ) -> torch.Tensor:
     """Return rows of the base out of turn, zeros for those that it does not have (a vocabulary that grew)."""
-    there = min(last, entry.shape[0])
-    columns = entry.shape[-1]
     if entry.dtype == "F8_E4M3":
-        width = columns
-        whole = reader.tensor(base, entry.name).view(-1, width)
+        whole = reader.tensor(base, entry.name).view(-1, entry.shape[-1])
         return edit.wide(whole[first:last], first)
+    columns = planned["shape"][-1]
     wide = torch.zeros(last - first, columns)
+    if len(entry.shape) == 1:  # the bias of a head
+        there = min(columns, entry.shape[0])
+        wide[0, :there] = reader.rows(base, entry.name, 0, 1)[0, :there]
+        return wide
+    there = min(last, entry.shape[0])
     if first < there:
         wide[: there - first] = reader.rows(base, entry.name, first, there)
     return wide

@@ -15,13 +15,21 @@ from functools import cached_property
 from typing import Any
 
 from ollamake.safetensors_header import TensorEntry
+from ollamake.tied_weights import tied_weights
 
-_WRAPPERS = frozenset({"base_model", "model", "module", "language_model", "text_model", "transformer", "gpt_neox"})
+_WRAPPERS = frozenset(
+    {"base_model", "model", "module", "language_model", "text_model", "transformer", "gpt_neox", "_orig_mod"}
+)
 """Leading parts of a name that say how a model is wrapped, not which tensor it is."""
 
-EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings|embeddings)\.weight$")
-HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output|output_layer)\.weight$")
-"""Names of the input embedding and of the output head, by which the models of transformers call them."""
+_OUTSIDE_LAYERS = r"^(?!.*\.\d+\.)(.*\.)?"
+"""What begins a name none of whose parts is a number: layers have heads and outputs of their own."""
+
+EMBEDDING = re.compile(
+    _OUTSIDE_LAYERS + r"(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings|embeddings)\.weight$"
+)
+HEAD = re.compile(_OUTSIDE_LAYERS + r"(lm_head|embed_out|output|output_layer)\.weight$")
+"""Names by which most models call the input embedding and the output head; TensorNames knows the others."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +64,28 @@ class TensorNames:
     def __init__(self, entries: Mapping[str, TensorEntry], config: Mapping[str, Any]) -> None:
         self._entries = entries
         self._config = config
+        self._not_followed: dict[str, str] = {}
+        """Part of a name in memory -> how transformers makes such parameters, where that cannot be followed."""
 
     @property
     def model_type(self) -> str:
         """config.json's name of the architecture."""
         return str(self._config.get("model_type", ""))
+
+    @cached_property
+    def ties(self) -> dict[str, str] | None:
+        """What the architecture can tie: name in memory -> name of what it is tied to; None if transformers does not know it."""
+        return tied_weights(self._config)
+
+    def is_embedding(self, name: str) -> bool:
+        """Whether a parameter is the input embedding, by its usual names or because the architecture ties its head to it."""
+        return EMBEDDING.search(name) is not None or _core(name) in map(_core, (self.ties or {}).values())
+
+    def is_head(self, name: str) -> bool:
+        """Whether a parameter is the output head, by its usual names or because the architecture can tie it."""
+        return HEAD.search(name) is not None or (
+            name.endswith(".weight") and _core(name) in map(_core, self.ties or {})
+        )
 
     def find(self, name: str) -> Parameter | None:
         """Return the parameter ``name`` (``model.layers.0.self_attn.q_proj.weight``), or None if the base has none.
@@ -71,6 +96,21 @@ class TensorNames:
         if stored is not None:
             return self._whole(stored)
         return self._converted.get(name) or self._converted_by_core.get(_core(name))
+
+    def why_absent(self, name: str) -> str:
+        """Say that the base has nothing for ``name``, and how transformers makes it where ``find`` cannot follow that.
+
+        ``name`` is that of a parameter, or of an adapter's tensor beneath a module.
+        """
+        said = f"{name.removesuffix('.weight')}: the base has no such tensor"
+        not_followed = self._not_followed if self._converted is not None else {}
+        how = next((how for module, how in not_followed.items() if f".{module}." in f".{name}."), None)
+        if how is None:
+            return said
+        return (
+            f"{said}; transformers makes it {how}, which ollamake does not follow. Merge with peft's"
+            " merge_and_unload() and give the result as `base`, without an adapter"
+        )
 
     def find_stored(self, name: str) -> str | None:
         """Return the stored tensor that is the parameter ``name``, without asking transformers for its conversions."""
@@ -125,9 +165,14 @@ class TensorNames:
             collected.setdefault(name, {})[place] = stored
             used[name] = converter
         for name, parts in collected.items():
-            parameter = self._put_together(parts, [type(step).__name__ for step in used[name].operations], used[name])
+            steps = [type(step).__name__ for step in used[name].operations]
+            parameter = self._put_together(parts, steps, used[name])
             if parameter is not None:
                 renamed[name] = parameter
+                continue
+            for target in used[name].target_patterns:
+                module = target.strip("^$").replace("\\", "").rpartition("*")[2].removesuffix(".weight").strip(".")
+                self._not_followed[module] = f"from {min(parts.values())} and its like ({', '.join(steps)})"
         return renamed
 
     def _conversions(self) -> list[Any]:
@@ -174,6 +219,9 @@ def _core(name: str) -> str:
 
 
 def _index_in(name: str, pattern: str) -> int | None:
-    """Return the number that stands in ``name`` where ``pattern`` has its asterisk, or None if it has none."""
-    found = re.search(re.escape(pattern.strip("^$")).replace(r"\*", r"(\d+)"), name) if "*" in pattern else None
-    return int(found[1]) if found else None
+    """Return the number that stands in ``name`` where ``pattern`` has its asterisk, or None if it has none.
+
+    Patterns of transformers are regular expressions but for the asterisk, which stands for one part of a name.
+    """
+    found = re.search(pattern.replace("*", r"(?P<index>\d+)"), name) if "*" in pattern else None
+    return int(found["index"]) if found else None

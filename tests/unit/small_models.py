@@ -48,10 +48,35 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2Config", {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 160, "n_positions": 64}),
     "gpt-neox": ("GPTNeoXConfig", _SMALL | {"intermediate_size": 96}),
     "falcon": ("FalconConfig", _SMALL),
+    "qwen3-next": (
+        "Qwen3NextConfig",
+        SHAPE | {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+                 "shared_expert_intermediate_size": 24, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+                 "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+                 "layer_types": ["linear_attention", "full_attention"]},
+    ),
+    "exaone": ("ExaoneConfig", SHAPE | {"head_dim": 16}),
+    "gptj": ("GPTJConfig", {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 160, "n_positions": 64, "rotary_dim": 8}),
+    "biogpt": ("BioGptConfig", _SMALL | {"intermediate_size": 96, "max_position_embeddings": 64}),
+    "rwkv": ("RwkvConfig", {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 160}),
+    "bigbird-pegasus": (
+        "BigBirdPegasusConfig",
+        {"d_model": 64, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 96, "vocab_size": 160,
+         "max_position_embeddings": 64, "is_decoder": True},
+    ),
 }  # fmt: skip
-"""Architecture -> its configuration's class and values; Conv1D, fused projections, experts, biases, norms of all kinds."""
-EMBEDDINGS = {"gpt2": "wte", "gpt-neox": "embed_in", "falcon": "word_embeddings"}
-EXPERTS = ("qwen3-moe", "mixtral", "gpt-oss", "deepseek-v3")
+"""Architecture -> its configuration's class and values; Conv1D, fused projections, experts, biases, norms of all kinds, modules
+that transformers renames (exaone), a bias of the head (gptj), a head of another name (biogpt, rwkv), linear layers with the
+name of a head (rwkv), a switch for ties that ties nothing (bigbird-pegasus)."""
+EMBEDDINGS = {
+    "gpt2": "wte",
+    "gpt-neox": "embed_in",
+    "falcon": "word_embeddings",
+    "gptj": "wte",
+    "rwkv": "embeddings",
+}
+HEADS = {"biogpt": "output_projection", "rwkv": "head"}
+EXPERTS = ("qwen3-moe", "mixtral", "gpt-oss", "deepseek-v3", "qwen3-next")
 
 
 def random_model(family: str, dtype: torch.dtype, tied: bool) -> PreTrainedModel:

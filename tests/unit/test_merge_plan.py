@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from merging import merge_all, plan_of
 from safetensors.torch import load_file, save_file
 from small_models import lora, random_model, save_adapter
@@ -163,6 +164,16 @@ def test_an_edit_of_one_of_a_tied_pair_parts_them(
     tensors = {t["name"]: t for s in planned["shards"] for t in s["tensors"]}
     head = tensors["lm_head.weight"]
     assert (head["source"], head["edits"], head["stored"]) == ("model.embed_tokens.weight", [], "BF16")
+
+
+def test_a_switch_that_parts_more_than_embedding_and_head(tmp_path: Path) -> None:
+    """BERT ties a bias, too: with tie_word_embeddings false, transformers would look for one that is not stored."""
+    config = transformers.BertConfig(hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4,
+                                     vocab_size=160, is_decoder=True, architectures=["BertLMHeadModel"])  # fmt: skip
+    transformers.BertLMHeadModel(config).save_pretrained(tmp_path / "base")
+    save_adapter(tmp_path / "base", tmp_path / "adapter", lora(target_modules=["word_embeddings"])())
+    with pytest.raises(OllamakeError, match=r"ties along with cls\.predictions\.decoder\.bias.*ensure_weight_tying"):
+        plan(tmp_path / "base", tmp_path / "adapter")
 
 
 def test_a_vocabulary_that_grew_in_one_of_two_places(

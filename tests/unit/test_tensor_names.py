@@ -31,6 +31,7 @@ def names_of(config: dict[str, Any], **shapes: tuple[int, ...]) -> TensorNames:
         ("transformer.h.0.c.weight", "h.0.c.weight"),
         ("h.0.c.weight", "transformer.h.0.c.weight"),
         ("language_model.lm_head.weight", "lm_head.weight"),
+        ("_orig_mod.model.layers.0.q.weight", "model.layers.0.q.weight"),
     ],
 )
 def test_wrappers(asked: str, stored: str) -> None:
@@ -64,6 +65,54 @@ def test_experts_that_are_stored_one_by_one() -> None:
     assert rows["w3", 11] == (6, 12)
     lacking = dict(list(shapes.items())[:-1])
     assert names_of(config, **lacking).find("model.layers.1.mlp.experts.gate_up_proj") is None
+
+
+def test_experts_whose_names_are_changed_by_regular_expressions() -> None:
+    config = {"model_type": "deepseek_v4"}
+    shapes = {
+        f"layers.3.ffn.experts.{expert}.{name}.weight": shape
+        for expert in range(4)
+        for name, shape in {"w1": (6, 4), "w2": (4, 6), "w3": (6, 4)}.items()
+    }
+    names = names_of(config, **shapes)
+    up, down = (names.find(f"model.layers.3.mlp.experts.{name}") for name in ("gate_up_proj", "down_proj"))
+    assert up is not None
+    assert down is not None
+    assert (up.shape, down.shape) == ((4, 12, 4), (4, 4, 6))
+    assert [piece.expert for piece in down.pieces] == [0, 1, 2, 3]
+
+
+def test_what_transformers_splits_is_said() -> None:
+    names = names_of({"model_type": "lara_mini"}, **{"model.layers.0.linear_attn.in_proj.weight": (24, 8)})
+    assert names.find("model.layers.0.linear_attn.in_proj_z.weight") is None
+    said = names.why_absent("model.layers.0.linear_attn.in_proj_z.lora_A.weight")
+    assert "from model.layers.0.linear_attn.in_proj.weight and its like (Split)" in said
+    assert "merge_and_unload" in said
+    assert names.why_absent("model.layers.0.mlp.x.weight") == "model.layers.0.mlp.x: the base has no such tensor"
+
+
+@pytest.mark.parametrize(
+    ("config", "head", "embedding"),
+    [
+        ({}, "lm_head.weight", "model.embed_tokens.weight"),
+        ({"model_type": "biogpt"}, "output_projection.weight", "biogpt.embed_tokens.weight"),
+        ({"architectures": ["RwkvForCausalLM"]}, "head.weight", "rwkv.embeddings.weight"),
+        ({"architectures": ["Unheard", "CTRLLMHeadModel"]}, "lm_head.weight", "transformer.w.weight"),
+    ],
+)
+def test_heads_and_embeddings(config: dict[str, Any], head: str, embedding: str) -> None:
+    names = names_of(config)
+    assert names.is_head(head)
+    assert names.is_embedding(embedding)
+    assert not names.is_head(embedding)
+    assert not names.is_embedding(head)
+    for inner in ("rwkv.blocks.0.attention.output.weight", "model.layers.61.embed_tokens.weight"):
+        assert not names.is_head(inner)
+        assert not names.is_embedding(inner)
+
+
+def test_ties_of_an_unknown_architecture() -> None:
+    assert names_of({"architectures": ["UnheardForCausalLM"], "model_type": "unheard"}).ties is None
 
 
 def test_an_adapter_of_a_vision_model_saved_by_the_other_version(tmp_path: Path) -> None:
