@@ -24,7 +24,7 @@ from ollamake.imported_modules import modules_used_by
 from ollamake.llama_cpp_programs import find_converter, find_program, program_identity
 from ollamake.llama_cpp_source import VERSION as LLAMA_CPP_VERSION
 from ollamake.registration import chat_command
-from ollamake.source_files import reads_across_shards, source_files
+from ollamake.source_files import merges_through_peft, reads_across_shards, source_files
 from ollamake.weight_identity import header_digest, identity_of, seen_files
 
 # The demo's files, fixed because the rules that make them name their outputs.
@@ -291,7 +291,13 @@ def program_version(program):
     return program_identity(found) if found else "built here"
 
 
-# Resources: MB, from the sizes of what is read ----------------------------------------------------------------------
+# Threads and resources: MB, from the sizes of what is read -----------------------------------------------------------
+def merge_threads(wildcards):
+    """Return 1 where reading, hashing and writing take the time: shards side by side use the cores better than one alone."""
+    _, *adapters = small_files_of(wildcards.model)
+    return THREADS if merges_through_peft(*adapters) else 1
+
+
 def shard_disk_mb(wildcards, input):
     return max(1, round(2.1 * Path(input.weights[0]).stat().st_size / 1e6))
 

@@ -61,7 +61,7 @@ rule merge_shard:
         "benchmarks/merge_shard/{model}/{shard}-of-{nshards}.tsv"
     conda:
         "../envs/torch.yaml"
-    threads: THREADS
+    threads: merge_threads
     resources:
         mem_mb=1500,
         disk_mb=shard_disk_mb,

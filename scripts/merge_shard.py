@@ -23,7 +23,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seen", type=json.loads, default={}, help="JSON: path -> identity under which it was planned")
     parser.add_argument("--output", type=Path, required=True, help="the merged shard")
     parser.add_argument("--record", type=Path, required=True, help="what was read, done and written, as JSON")
-    parser.add_argument("--threads", type=int, default=1, help="threads of the arithmetic")
+    parser.add_argument("--threads", type=int, default=1, help="threads: two read and write, the others compute")
     return parser.parse_args(argv)
 
 

@@ -14,13 +14,19 @@ import os
 import re
 import socket
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 _SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None
-_SYNC_FILE_RANGE_WRITE = 2
+_WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4
+"""Flags of sync_file_range."""
+_WINDOW = 32 << 20
+"""Bytes that are sent to the disk together."""
+_WINDOWS = 3
+"""How many of these may be under way: enough that the disk never waits."""
 
 
 @contextmanager
@@ -66,14 +72,33 @@ def publish(temporary: Path, path: Path) -> None:
         os.close(folder)
 
 
-def begin_flush(file: BinaryIO, offset: int, size: int) -> None:
-    """Tell the disk to begin writing a part of a file, without waiting (sync_file_range(2); elsewhere nothing happens).
+class FlushBehind:
+    """Sends a growing file to the disk a window at a time, and lets go of the pages of windows that are there.
 
-    It promises nothing, publish does; it only spares the wait at the end.
+    Otherwise a file of many GB pushes everything else out of the page cache, and always writes into fresh pages, which costs
+    more than reusing a few. It promises nothing, publish does. Linux only (sync_file_range(2)); elsewhere nothing happens.
     """
-    if _SYNC_FILE_RANGE is not None:
-        file.flush()
-        _SYNC_FILE_RANGE(file.fileno(), ctypes.c_int64(offset), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._begun = 0
+        self._under_way: deque[tuple[int, int]] = deque()
+
+    def written(self, size: int) -> None:
+        """Say that the file now has ``size`` bytes."""
+        if _SYNC_FILE_RANGE is None or size - self._begun < _WINDOW:
+            return
+        self._file.flush()
+        self._sync(self._begun, size, _WRITE)
+        self._under_way.append((self._begun, size))
+        self._begun = size
+        if len(self._under_way) > _WINDOWS:
+            first, last = self._under_way.popleft()
+            self._sync(first, last, _WAIT_BEFORE | _WRITE | _WAIT_AFTER)
+            os.posix_fadvise(self._file.fileno(), first, last - first, os.POSIX_FADV_DONTNEED)
+
+    def _sync(self, first: int, last: int, how: int) -> None:
+        _SYNC_FILE_RANGE(self._file.fileno(), ctypes.c_int64(first), ctypes.c_int64(last - first), how)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -50,22 +50,38 @@ class MergeStatistics:
     delta_square: float = 0.0
     stored_dot_delta: float = 0.0
     largest_delta: float = 0.0
+    _delta: torch.Tensor = field(default_factory=lambda: torch.empty(0), repr=False)
+    """The update of the band that is being counted, flat."""
 
-    def add(self, base: torch.Tensor, value: torch.Tensor, stored: torch.Tensor, scratch: Scratch) -> None:
-        """Count a band: before and after the edit, both in float32, and what is stored of it.
+    def add_update(
+        self, base: torch.Tensor, value: torch.Tensor, update: torch.Tensor | None, scratch: Scratch
+    ) -> float:
+        """Count a band before and after the edit, and return a bound of the magnitudes in ``value`` (NaN if there are some).
 
-        Survival is the projection of (stored - base) on the update (value - base). Sums are float32 within a band.
+        ``update`` is value - base where that is at hand. Sums are float32 within a band.
+        """
+        if not base.numel():
+            return 0.0
+        base = base.reshape(-1)
+        if update is None:
+            update = torch.sub(value.reshape(-1), base, out=scratch.of("delta", base.shape))
+        delta = self._delta = update.reshape(-1)
+        low, high = (float(end) for end in torch.aminmax(delta))
+        squares = float(torch.dot(base, base)), float(torch.dot(delta, delta))
+        self.largest_delta = max(self.largest_delta, -low, high)
+        self.base_square += squares[0]
+        self.delta_square += squares[1]
+        return squares[0] ** 0.5 + squares[1] ** 0.5
+
+    def add_stored(self, base: torch.Tensor, stored: torch.Tensor, scratch: Scratch) -> None:
+        """Count what is stored of the band that add_update has counted.
+
+        Survival is the projection of (stored - base) on the update.
         """
         if not base.numel():
             return
-        base, shape = base.reshape(-1), base.shape
-        delta = torch.sub(value.reshape(-1), base, out=scratch.of("delta", shape).view(-1))
-        moved = scratch.of("moved", shape).view(-1).copy_(stored.view(-1)).sub_(base)
-        self.base_square += float(torch.dot(base, base))
-        self.delta_square += float(torch.dot(delta, delta))
-        self.stored_dot_delta += float(torch.dot(moved, delta))
-        low, high = torch.aminmax(delta)
-        self.largest_delta = max(self.largest_delta, -float(low), float(high))
+        moved = scratch.of("moved", base.shape).copy_(stored.view(base.shape)).sub_(base)
+        self.stored_dot_delta += float(torch.dot(moved.view(-1), self._delta))
 
     def as_json(self) -> dict[str, float | None]:
         """Return the relative size of the update, the part of it that was stored, and its largest element.
@@ -106,10 +122,15 @@ def dequantized(values: torch.Tensor, scales: torch.Tensor, first: int, block: t
     return values.to(torch.float32).mul_(wide)
 
 
-def stored_as(name: str, values: torch.Tensor, stored: str) -> torch.Tensor:
-    """Round ``values`` to the dtype ``stored``, refusing what it cannot hold. Raises OllamakeError naming the tensor."""
+def stored_as(name: str, values: torch.Tensor, stored: str, bound: float | None = None) -> torch.Tensor:
+    """Round ``values`` to the dtype ``stored``, refusing what it cannot hold. Raises OllamakeError naming the tensor.
+
+    ``bound``: what no value's magnitude exceeds, NaN if there may be NaN; it spares looking where it is low enough.
+    """
     if not values.numel():
         return values.to(TORCH_DTYPES[stored])
+    if bound is not None and bound < FLOAT16_MAX:
+        return values.to(TORCH_DTYPES[stored], copy=True)
     low, high = (float(end) for end in torch.aminmax(values))
     largest = max(-low, high)
     if not largest < float("inf"):  # NaN is not smaller either

@@ -1,6 +1,7 @@
 """Merges one shard: the base is read once in file order, the result is written once, nothing else is held.
 
 Three threads work side by side: one reads and hashes the base, one does the arithmetic, one hashes and writes the result.
+(A fourth hashes the adapters, which is soon done.)
 Tensors that keep their dtype and meet no edit go from the first to the last as the bytes they are.
 """
 
@@ -8,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from ollamake.atomic_write import begin_flush, open_atomically
+from ollamake.atomic_write import FlushBehind, open_atomically
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
 from ollamake.free_disk import require_free_disk
@@ -27,9 +29,6 @@ from ollamake.weight_file import WeightFile, is_pickled, read_entries
 
 CHUNK = 4 << 20
 """Bytes of an untouched tensor that are handed on at once."""
-
-FLUSHED = 32 << 20
-"""Bytes after which the disk is told to begin: what it has written by the end needs no waiting for."""
 
 Planned = dict[str, Any]
 Bytes = bytes | bytearray | memoryview
@@ -53,9 +52,15 @@ def merge_shard(plan: Planned, shard_name: str, output: Path, threads: int) -> d
     size = sum(tensor_bytes(tensor["stored"], tensor["shape"]) for tensor in shard["tensors"])
     require_free_disk(output.parent, size, f"the merged shard {shard_name}")
     paths = [Path(adapter["path"]) for adapter in plan["adapters"]]
+    beside = [*_others(shard, base), *paths]
     reader, scratch = TensorReader(), Scratch()
     statistics: dict[str, Any] = {}
-    with progress_bar(before.st_size, f"merging {shard_name}") as progress, open_atomically(output) as file:
+    with (
+        ThreadPoolExecutor(1, "hash") as hashing,
+        progress_bar(before.st_size, f"merging {shard_name}") as progress,
+        open_atomically(output) as file,
+    ):
+        digests = {path: hashing.submit(sha256_of, path) for path in beside}
         source, target = _Source(header, outputs, progress.update), _Target(file)
         with WriteBehind(target.write) as behind, ReadAhead(source.portions()) as ahead, torch.inference_mode():
             behind.write(header_bytes([(t["name"], t["stored"], tuple(t["shape"])) for t in shard["tensors"]]))
@@ -71,8 +76,8 @@ def merge_shard(plan: Planned, shard_name: str, output: Path, threads: int) -> d
                     pass
     return {
         "base": _file_entry(base, before, source.sha256()),
-        "others": [_file_entry(path, path.stat(), sha256_of(path)) for path in _others(shard, base)],
-        "adapters": [_file_entry(path, path.stat(), sha256_of(path)) for path in paths],
+        "others": [_file_entry(path, path.stat(), digests[path].result()) for path in _others(shard, base)],
+        "adapters": [_file_entry(path, path.stat(), digests[path].result()) for path in paths],
         "output": {"file": shard_name, "size": target.size, "sha256": target.sha256()},
         "tensors": statistics,
     }
@@ -102,10 +107,11 @@ def _write_tensor(
             wide = edit.wide(band, first)
         else:
             wide = _rows_in_memory(reader, base, entry, planned, edit, first, last)
-        value = edit.edited(wide, first)
-        result = stored_as(planned["name"], value, planned["stored"])
+        value, update = edit.edited(wide, first)
+        bound = statistics.add_update(wide, value, update, scratch) if planned["edits"] else None
+        result = stored_as(planned["name"], value, planned["stored"], bound)
         if planned["edits"]:
-            statistics.add(wide, value, result, scratch)
+            statistics.add_stored(wide, result, scratch)
         write(_as_bytes(result))
     return statistics
 
@@ -198,16 +204,14 @@ class _Target:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._digest = hashlib.sha256()
-        self._begun = 0
+        self._flush = FlushBehind(file)
         self.size = 0
 
     def write(self, data: Bytes) -> None:
         self._file.write(data)
         self._digest.update(data)
         self.size += len(data)
-        if self.size - self._begun >= FLUSHED:
-            begin_flush(self._file, self._begun, self.size - self._begun)
-            self._begun = self.size
+        self._flush.written(self.size)
 
     def sha256(self) -> str:
         return self._digest.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ollamake.errors import OllamakeError
 from ollamake.peft_methods import is_plain_lora
@@ -96,20 +97,29 @@ def _indexed_weights(folder: Path, index: Path, key: str) -> list[str]:
 
 
 def reads_across_shards(base_config: str, *adapter_configs: str) -> bool:
-    """Whether one shard's merge may need tensors of another: scales of float8 weights, or a bias of the same module.
-
-    Told from config.json and adapter_config.json; files that are not there yet (the demo's) count as the usual case.
-    """
-    try:
-        base = json.loads(Path(base_config).read_text(encoding="utf-8"))
-        adapters = [json.loads(Path(file).read_text(encoding="utf-8")) for file in adapter_configs]
-    except (OSError, ValueError):
-        return False  # what is wrong with a file is said by the job that reads it
-    if not isinstance(base, dict) or not all(isinstance(one, dict) for one in adapters):
-        return False
+    """Whether one shard's merge may need tensors of another: scales of float8 weights, or a bias of the same module."""
+    (base,) = _configs_if_there(base_config) or ({},)
+    adapters = _configs_if_there(*adapter_configs)
     return bool(base.get("quantization_config")) or any(
         not is_plain_lora(one) or one.get("use_dora") for one in adapters
     )
+
+
+def merges_through_peft(*adapter_configs: str) -> bool:
+    """Whether the time of a merge goes into the arithmetic of peft's layers, rather than into reading and writing."""
+    return any(not is_plain_lora(one) for one in _configs_if_there(*adapter_configs))
+
+
+def _configs_if_there(*files: str) -> list[dict[str, Any]]:
+    """Return JSON objects; none if one of them is not there yet (the demo's) or is none.
+
+    What is wrong with a file is said by the job that reads it.
+    """
+    try:
+        configs = [json.loads(Path(file).read_text(encoding="utf-8")) for file in files]
+    except (OSError, ValueError):
+        return []
+    return configs if all(isinstance(one, dict) for one in configs) else []
 
 
 def adapter_weights(folder: Path, key: str) -> list[str]:

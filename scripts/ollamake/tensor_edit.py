@@ -83,17 +83,24 @@ class TensorEdit:
             self._scales = self._reader.tensor(scale["file"], scale["name"])
         return dequantized(band, self._scales, first, (scale["block"][0], scale["block"][1]))
 
-    def edited(self, base: torch.Tensor, first: int) -> torch.Tensor:
-        """Return a band of the edited tensor in float32; ``base`` [rows, columns] is the band before, from row ``first``."""
+    def edited(self, base: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return a band of the edited tensor in float32, and the update that was added if it is nothing but that.
+
+        ``base`` [rows, columns] is the band before, from row ``first``.
+        """
         if not self._groups:
-            return base
+            return base, None
         if len(self._groups) == 1 and self._groups[0][0]["weight"] == 1:
-            return self._by_one_adapter(self._groups[0], base, first)
+            (group,) = self._groups
+            if len(group) == 1 and group[0]["kind"] == "low_rank" and "magnitude" not in group[0]:
+                update = self._update(group[0], base, first)
+                return torch.add(base, update, out=self._scratch.of("sum", base.shape)), update
+            return self._by_one_adapter(group, base, first), None
         total = base.clone()
         for group in self._groups:
             change = self._by_one_adapter(group, base, first) - base
             total.add_(change, alpha=group[0]["weight"])
-        return total
+        return total, None
 
     def _by_one_adapter(self, group: list[Planned], base: torch.Tensor, first: int) -> torch.Tensor:
         value = base
@@ -111,14 +118,25 @@ class TensorEdit:
     def _replaced(self, edit: Planned, value: torch.Tensor, first: int) -> torch.Tensor:
         return self._reader.rows(self._path(edit), edit["source"], first, first + value.shape[0])
 
-    def _updated(self, edit: Planned, value: torch.Tensor, first: int) -> torch.Tensor:
-        expert, row = (first // self.unbroken, first % self.unbroken) if "experts" in edit else (None, first)
+    def _update(self, edit: Planned, value: torch.Tensor, first: int) -> torch.Tensor:
+        """Return left @ right for a band, in memory that the next band takes."""
+        expert, row = self._place(edit, first)
         left, right = self._left_and_right(edit, expert)
-        total = torch.mm(left[row : row + value.shape[0]], right, out=self._scratch.of("sum", value.shape)).add_(value)
+        return torch.mm(left[row : row + value.shape[0]], right, out=self._scratch.of("delta", value.shape))
+
+    def _updated(self, edit: Planned, value: torch.Tensor, first: int) -> torch.Tensor:
+        total = self._update(edit, value, first).add(value)
         if "magnitude" in edit:
+            _, row = self._place(edit, first)
             magnitudes = self._matrix(edit, edit["magnitude"]).view(-1)
             return with_magnitudes(total, magnitudes[self._offset(edit) + row :][: value.shape[0]])
         return total
+
+    def _place(self, edit: Planned, first: int) -> tuple[int | None, int]:
+        """Return (expert, row of it) that a row of the tensor is, expert None where there is one matrix."""
+        if "experts" in edit and self.unbroken:
+            return first // self.unbroken, first % self.unbroken
+        return None, first
 
     def _left_and_right(self, edit: Planned, expert: int | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return [rows, rank], scaled, and [rank, columns] of an update, of one expert where there are several."""

@@ -98,17 +98,20 @@ for shard in plan["shards"]:
 
 JOBS = """
 import json, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 scripts, base, adapter, output, threads = sys.argv[1:]
 output = Path(output)
 spec = json.dumps({"base": base, "adapters": [{"path": adapter, "weight": 1.0}], "dtype": "auto"})
 run = lambda script, *words: subprocess.run([sys.executable, f"{scripts}/{script}.py", *map(str, words)], check=True)
-run("plan_merge", "--spec", spec, "--output", output / "plan.json")
-for shard in json.loads((output / "plan.json").read_text())["shards"]:
-    file = output / shard["file"]
+def merge(file):
     run("merge_shard", "--plan", output / "plan.json", "--shard", file.name, "--output", file,
-        "--record", file.with_suffix(".json"), "--threads", threads)
+        "--record", file.with_suffix(".json"), "--threads", 1)
+run("plan_merge", "--spec", spec, "--output", output / "plan.json")
+with ThreadPoolExecutor(int(threads)) as cores:
+    list(cores.map(merge, [output / shard["file"] for shard in json.loads((output / "plan.json").read_text())["shards"]]))
 """
+"""As Snakemake runs it: a process a shard, as many at once as there are cores."""
 
 
 def timed(command: list[str]) -> tuple[float, float]:
@@ -154,7 +157,7 @@ def main() -> None:
         commands = {
             "cp": ["cp", "-r", base, output],
             "ollamake": [sys.executable, "-c", OURS, *ours],
-            "ollamake, a job a shard": [sys.executable, "-c", JOBS, *ours],
+            "ollamake, job by job": [sys.executable, "-c", JOBS, *ours],
         }
         if not args.without_peft:
             commands["peft"] = [sys.executable, "-c", PEFT, base, adapter, output]

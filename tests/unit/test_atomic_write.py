@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ollamake.atomic_write import open_atomically, temporary_beside, write_json, write_text
+from ollamake import atomic_write
+from ollamake.atomic_write import FlushBehind, open_atomically, temporary_beside, write_json, write_text
 
 
 def test_nothing_under_the_final_name_until_done(tmp_path: Path) -> None:
@@ -56,3 +57,24 @@ def test_json_is_the_same_bytes_for_the_same_value(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert "道路" in (tmp_path / "a").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "a").read_text(encoding="utf-8")) == {"a": [1.5, None], "b": "道路"}
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_what_was_sent_to_the_disk_is_still_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supported: bool
+) -> None:
+    monkeypatch.setattr(atomic_write, "_WINDOW", 5000)
+    dropped: list[tuple[int, int]] = []
+    advise = os.posix_fadvise
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, *where: (dropped.append(where[:2]), advise(file, *where)))
+    if not supported:
+        monkeypatch.setattr(atomic_write, "_SYNC_FILE_RANGE", None)
+    expected = b""
+    with open_atomically(tmp_path / "file") as file:
+        flush = FlushBehind(file)
+        for number in range(40):
+            expected += bytes([number]) * 3000
+            file.write(expected[-3000:])
+            flush.written(len(expected))
+    assert (tmp_path / "file").read_bytes() == expected
+    assert dropped == ([(start, 6000) for start in range(0, 6000 * 17, 6000)] if supported else [])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ollamake.errors import OllamakeError
-from ollamake.source_files import source_files
+from ollamake.source_files import merges_through_peft, reads_across_shards, source_files
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -73,3 +73,27 @@ def test_a_checkpoint_below_or_beside_is_named(tmp_path: Path) -> None:
     for wrong in (tmp_path / "run", tmp_path / "run" / "checkpoint-50"):
         with pytest.raises(OllamakeError, match="checkpoint-500"):
             source_files("adapter", str(wrong), "models.m.adapter")
+
+
+@pytest.mark.parametrize(
+    ("base", "adapter", "across", "through_peft"),
+    [
+        ({}, {"peft_type": "LORA"}, False, False),
+        ({}, {"peft_type": "LORA", "use_dora": True}, True, False),
+        ({}, {"peft_type": "LORA", "init_lora_weights": "pissa"}, True, True),
+        ({}, {"peft_type": "LOHA"}, True, True),
+        ({"quantization_config": {"quant_method": "fp8"}}, {"peft_type": "LORA"}, True, False),
+        ([], {"peft_type": "LORA"}, False, False),
+        (None, None, False, False),
+    ],
+)
+def test_what_a_shards_merge_needs(
+    tmp_path: Path, base: object, adapter: object, across: bool, through_peft: bool
+) -> None:
+    files = []
+    for name, content in (("config.json", base), ("adapter_config.json", adapter)):
+        files.append(str(tmp_path / name))
+        if content is not None:
+            (tmp_path / name).write_text(json.dumps(content))
+    assert reads_across_shards(*files) == across
+    assert merges_through_peft(*files[1:]) == through_peft
