@@ -13,6 +13,7 @@ from typing import Any
 from ollamake.errors import OllamakeError
 from ollamake.safetensors_header import SafetensorsHeader
 from ollamake.source_files import BASE_INDEXES, source_files
+from ollamake.tensor_names import HEAD
 from ollamake.weight_file import read_entries
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
@@ -44,8 +45,7 @@ class Checkpoint:
         for config in (self.config, text if isinstance(text, Mapping) else {}):
             if "tie_word_embeddings" in config:
                 return bool(config["tie_word_embeddings"])
-        heads = ("lm_head.weight", "embed_out.weight")
-        return not any(tensor.name.endswith(heads) for shard in self.shards for tensor in shard.tensors)
+        return not any(HEAD.search(tensor.name) for shard in self.shards for tensor in shard.tensors)
 
     @cached_property
     def scale_of(self) -> dict[str, str]:

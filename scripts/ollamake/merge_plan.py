@@ -192,14 +192,7 @@ def _refuse_uneven_vocabulary(
     base: Checkpoint, entries: Mapping[str, TensorEntry], rows: Mapping[str, int], tied: TiedHead | None
 ) -> None:
     """Refuse an embedding that grew without its head, or the head alone: no configuration describes such a model."""
-    stored = {
-        name: entry.shape[0]
-        for name, entry in entries.items()
-        if name in rows
-        or EMBEDDING.search(name)
-        or HEAD.search(f"{name.removesuffix('.bias')}.weight")
-        or HEAD.search(name)
-    }
+    stored = {name: entry.shape[0] for name, entry in entries.items() if name in rows or _is_of_vocabulary(name)}
     if tied is not None and tied.parted:
         stored.setdefault(tied.head, entries[tied.embedding].shape[0])
     former = {stored[name] for name in rows if name in stored}
@@ -210,6 +203,12 @@ def _refuse_uneven_vocabulary(
             f"{base.folder}: after the merge embedding and head would differ in size ({listed}). The adapter brings only one"
             " of the two resized; save it with save_embedding_layers=True, which saves both."
         )
+
+
+def _is_of_vocabulary(name: str) -> bool:
+    """Whether a tensor has a row for each token: embedding, head and the head's bias."""
+    weight = f"{name.removesuffix('.bias')}.weight" if name.endswith(".bias") else name
+    return HEAD.search(weight) is not None or EMBEDDING.search(name) is not None
 
 
 def _require_all_used(edits: Mapping[str, list[Edit]], adapters: Sequence[Adapter], unused: Sequence[set[str]]) -> None:

@@ -83,6 +83,8 @@ _KEPT_BASE = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
 """init_lora_weights that leave the base weights as they were."""
 _COMPUTED_AGAIN = ("pissa", "olora")
 """init_lora_weights whose changed base follows from the original one alone: peft's layer computes it as in training."""
+_CONVERTED = ("pissa", "corda", "lora_ga")
+"""How init_lora_weights begins where peft can save the adapter as a plain LoRA (LoraModel in peft/tuners/lora/model.py)."""
 
 
 def is_plain_lora(config: Mapping[str, Any]) -> bool:
@@ -127,11 +129,15 @@ def refusal(config: Mapping[str, Any]) -> str | None:
 def _init_refusal(start: Any) -> str | None:
     if start in _KEPT_BASE or start in _COMPUTED_AGAIN:
         return None
+    convert = (
+        " Save it with save_pretrained(..., path_initial_model_for_weight_conversion=...), which turns it into a plain LoRA; or"
+        if str(start).lower().startswith(_CONVERTED)
+        else " So"
+    )
     return (
         f"init_lora_weights is {start!r}, which changed the base weights before training in a way that cannot be computed"
-        " again from the original base, so the adapter does not fit it. Save it with"
-        " save_pretrained(..., path_initial_model_for_weight_conversion=...), which turns it into a plain LoRA; or give the"
-        " changed base that it was trained on (the residual model) as `base` and set init_lora_weights to true."
+        f" again from the original base, so the adapter does not fit it.{convert} give the changed base that it was trained"
+        " on (the residual model, in 16 bit) as `base` and set init_lora_weights to true."
     )
 
 

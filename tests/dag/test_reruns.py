@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -213,9 +214,30 @@ def test_a_result_deleted(build: Build, deleted: str, jobs: dict[str, int]) -> N
     assert build.planned() == jobs
 
 
+@contextmanager
+def killed_when(build: Build, target: str, ready: Callable[[], bool]) -> Iterator[None]:
+    """Run Snakemake with one core until ``ready``, kill it and all its jobs as a power cut would, and unlock the folder."""
+    build.write_config()
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--cores", "1"]
+    command += ["--directory", str(build.folder), "--configfile", "mine.yaml", "--", target]
+    running = subprocess.Popen(
+        command, cwd=build.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert running.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    yield
+    build.run("--unlock")
+
+
 def test_a_job_killed_in_the_middle(build: Build) -> None:
     """The killed job is planned again, not what was done before it, and the bytes are those of an undisturbed build."""
     gguf = build.folder / "results/small/gguf/small.Q4_K_M.gguf"
+    target = str(gguf.relative_to(build.folder))
     expected = gguf.read_bytes()
     gguf.unlink()
     slow = build.folder / "slow"
@@ -225,38 +247,34 @@ def test_a_job_killed_in_the_middle(build: Build) -> None:
     program.write_text(f'#!/bin/sh\ntouch {build.folder}/started\nsleep 60\nexec {slow}/bin/real "$@"\n')
     program.chmod(0o755)
     build.config["tools"]["llama_cpp"] = str(slow)
-    build.write_config()
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(REPOSITORY / "Snakefile"),
-        "--configfile",
-        "mine.yaml",
-    ]
-    running = subprocess.Popen(
-        [*command, "--cores", "1", "--directory", str(build.folder), str(gguf.relative_to(build.folder))],
-        cwd=build.folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 60
-    while not (build.folder / "started").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(running.pid, signal.SIGKILL)
-    running.wait()
-    assert not gguf.exists()
-    program.unlink()
-    (slow / "bin/real").rename(program)
-    build.run("--unlock")
-    jobs = build.planned(str(gguf.relative_to(build.folder)))
-    assert jobs == {"quantize": 1}
-    build.run("--cores", "1", str(gguf.relative_to(build.folder)))
+    with killed_when(build, target, (build.folder / "started").exists):
+        assert not gguf.exists()
+        program.unlink()
+        (slow / "bin/real").rename(program)
+    assert build.planned(target) == {"quantize": 1}
+    build.run("--cores", "1", target)
     assert gguf.read_bytes() == expected
     assert not list(gguf.parent.glob(".*.tmp"))
+
+
+def test_a_merge_killed_between_its_shards(build: Build, finished: Build) -> None:
+    """Finished shards are not merged again, and all of them have the bytes of an undisturbed build."""
+    results = build.folder / "results/small"
+    shutil.rmtree(results)
+    record = "merge_records/model-{}-of-00003.json"
+    shards = ("00001", "00002", "00003")
+    with killed_when(build, "merged", lambda: any((results / record.format(shard)).exists() for shard in shards)):
+        done = [shard for shard in shards if (results / record.format(shard)).exists()]
+        times = {shard: (results / record.format(shard)).stat().st_mtime_ns for shard in done}
+    # Snakemake itself may not yet have taken note of the last one.
+    assert build.planned("merged")["merge_shard"] in (3 - len(done), 3 - len(done) + 1)
+    build.run("--cores", "2", "merged")
+    redone = [shard for shard in done if (results / record.format(shard)).stat().st_mtime_ns != times[shard]]
+    assert len(redone) <= 1
+    for shard in shards:
+        name = f"merged/model-{shard}-of-00003.safetensors"
+        assert (results / name).read_bytes() == (finished.folder / "results/small" / name).read_bytes()
+    assert not list((results / "merged").glob(".*.tmp"))
 
 
 def test_a_dry_run_writes_nothing(finished: Build, tmp_path: Path) -> None:
@@ -302,7 +320,7 @@ def test_stages_build_only_what_they_need(build: Build) -> None:
     merge = {"check_inputs": 1, "plan_merge": 1, "merge_shard": 3, "write_model_files": 1}
     gguf = merge | {"convert_to_gguf": 1, "quantize": 2}
     stages = {
-        "merged": merge,
+        "merged": merge | {"write_merge_report": 1},
         "gguf": gguf,
         "modelfiles": gguf | {"write_modelfile": 2},
         "registered": gguf | {"write_modelfile": 2, "register": 2},

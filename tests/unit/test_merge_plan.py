@@ -46,8 +46,11 @@ REFUSED = {
     "megatron": ({"megatron_config": {"a": 1}}, ["megatron_config", "Convert base and adapter"]),
     "pissa, random": ({"init_lora_weights": "pissa_niter_4"}, ["'pissa_niter_4'", "path_initial_model_for_weight"]),
     "corda": ({"init_lora_weights": "corda"}, ["'corda'", "residual model"]),
-    "loftq": ({"init_lora_weights": "loftq"}, ["'loftq'", "changed the base weights"]),
-    "lora_ga": ({"init_lora_weights": "lora_ga"}, ["'lora_ga'"]),
+    "loftq": (
+        {"init_lora_weights": "loftq"},
+        ["'loftq'", "changed the base weights", "fit it. So give the changed base"],
+    ),
+    "lora_ga": ({"init_lora_weights": "lora_ga"}, ["'lora_ga'", "path_initial_model_for_weight"]),
     "option of the future": ({"use_quantum_lora": True}, ["use_quantum_lora (set to True)", "merge_and_unload"]),
     "rank of another adapter": ({"r": 8}, ["rank 4, adapter_config.json says 8"]),
     "bad pattern": ({"rank_pattern": {"(": 4}}, ["'('", "not a regular expression"]),
