@@ -26,7 +26,7 @@ rule check_inputs:
         "../envs/torch.yaml"
     threads: ALL_CORES
     resources:
-        mem_mb=500,
+        mem_mb=1000,
     params:
         spec=check_spec,
     message:

@@ -31,7 +31,7 @@ rule plan_merge:
     conda:
         "../envs/torch.yaml"
     resources:
-        mem_mb=500,
+        mem_mb=1000,
     params:
         spec=plan_spec,
     message:
