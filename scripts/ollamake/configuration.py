@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -196,6 +197,11 @@ def _adapters(filled: Mapping[str, Any], key: str) -> tuple[WeightedAdapter, ...
     adapters = tuple(
         WeightedAdapter(_folder(one["path"]), float(one.get("weight", 1.0))) for one in filled["adapters"] or ()
     )
+    odd = [one for one in adapters if not math.isfinite(one.weight) or one.weight == 0]
+    if odd:
+        raise OllamakeError(
+            f"{key}.adapters: the weight of {odd[0].path} is {odd[0].weight}; expected a number other than zero."
+        )
     twice = sorted({one.path for one in adapters if [other.path for other in adapters].count(one.path) > 1})
     if twice:
         raise OllamakeError(

@@ -37,6 +37,11 @@ def test_five_lines_are_enough() -> None:
     assert configuration.keep_unquantized
 
 
+def test_several_adapters() -> None:
+    adapters = read("models: {m: {base: b, adapters: [{path: a/}, {path: c, weight: -0.5}]}}").models["m"].adapters
+    assert [(one.path, one.weight) for one in adapters] == [("a", 1.0), ("c", -0.5)]
+
+
 @pytest.mark.parametrize("spelling", ["b", "b/", "./b", "x/../b//"])
 def test_one_spelling_of_a_folder(spelling: str) -> None:
     assert read(f"models: {{m: {{base: '{spelling}', adapter: '{spelling}'}}}}").models["m"].base == "b"
@@ -83,6 +88,18 @@ FAULTS = {
     "models: {m: {base: 7}}": ["models.m.base: expected string; found 7"],
     "models: {m: {base: ''}}": ["models.m.base: is an empty text"],
     "models: {m: {adapter: a}}": ["models.m.base: missing"],
+    "models: {m: {base: b, adapter: a, adapters: [{path: c}]}}": ["models.m: has both adapter and adapters"],
+    "models: {m: {base: b, adapters: [{path: a}, {path: ./a/, weight: 2}]}}": [
+        "models.m.adapters: a stands there twice"
+    ],
+    "models: {m: {base: b, adapters: []}}": ["models.m.adapters: is empty"],
+    "models: {m: {base: b, adapters: [{weight: 1}]}}": ["models.m.adapters[0]: missing key(s): path"],
+    "models: {m: {base: b, adapters: [{path: a, weight: .nan}]}}": ["models.m.adapters: the weight of a is nan"],
+    "models: {m: {base: b, adapters: [{path: a, weight: 0}]}}": ["the weight of a is 0.0", "other than zero"],
+    "models: {m: {base: b, adapters: [{path: a, wieght: 1}]}}": [
+        "models.m.adapters[0].wieght: unknown key",
+        "'weight'",
+    ],
     "models: {1: {base: b}}": ["models: expected string; found 1"],
     "models: {}": ["models: is empty"],
     "models: [m]": ["models: expected keys with values"],

@@ -222,6 +222,8 @@ def test_a_base_that_changed_since_it_was_planned(make_base: Callable[..., Path]
     other["shards"][0]["tensors"][0]["shape"] = [1, 2]
     with pytest.raises(OllamakeError, match="other tensors than when the merge was planned"):
         merge_all(other, tmp_path / "merged")
+    with pytest.raises(OllamakeError, match=r"the merge plan has no shard x; it has \['model-00001-of-"):
+        merge_shard(plan, "x", tmp_path / "merged/x", 1)
 
 
 def test_no_room_is_said_before_anything_is_written(

@@ -17,7 +17,7 @@ from small_models import lora, random_model, save_adapter
 from ollamake.adapter import Adapter, read_adapter
 from ollamake.checkpoint import Checkpoint, read_checkpoint
 from ollamake.errors import OllamakeError
-from ollamake.merge_plan import plan_merge
+from ollamake.merge_plan import _require_all_used, plan_merge
 from ollamake.peft_methods import NOT_MERGED
 from ollamake.safetensors_header import SafetensorsHeader, TensorEntry, tensor_bytes
 
@@ -137,6 +137,30 @@ LEFT_OVER: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
         lambda t: t.update(lora_of("model.norm", 64)),
         r"norm: the update is \[64, 64\], the base has \[64\]",
     ),
+    "halves of different ranks": (
+        lambda t: t.update({f"base_model.model.{UP}.lora_B.weight": torch.ones(96, 8)}),
+        r"lora_A \[4, 64\] and lora_B \[96, 8\] have different ranks",
+    ),
+    "magnitudes of another size": (
+        lambda t: t.update({f"base_model.model.{UP}.lora_magnitude_vector": torch.ones(5)}),
+        r"up_proj: magnitudes \[5\] of \[96, 64\]",
+    ),
+    "tokens that are not named": (
+        lambda t: t.update({"base_model.model.model.embed_tokens.trainable_tokens_delta": torch.ones(2, 64)}),
+        "2 trained tokens, trainable_token_indices names 0",
+    ),
+    "parameters that are not named": (
+        lambda t: t.update(lora_of(f"{UP}.x") | lora_of(f"{UP}.x.base_layer")),
+        "updates .* of target_parameters, the base has no such parameter",
+    ),
+    "a tied head of another size": (
+        lambda t: t.update(lora_of("lm_head", 160, 32)),
+        r"lm_head.weight: the update is \[160, 32\], the base's tied embedding is \[160, 64\]",
+    ),
+    "a name with and without its wrapper": (
+        lambda t: t.update(lora_of(UP.removeprefix("model."))),
+        r"two tensors reach model\.layers\.0\.mlp\.up_proj\.weight in the same way \(low_rank\)",
+    ),
 }
 
 
@@ -150,6 +174,43 @@ def test_tensors_left_over_or_missing(
     change_tensors(adapter, change)
     with pytest.raises(OllamakeError, match=words):
         plan(base, adapter)
+
+
+def test_trained_tokens_that_the_vocabulary_has_not(
+    make_base: Callable[..., Path], make_adapter: Callable[..., Path]
+) -> None:
+    base = make_base()
+    adapter = make_adapter(base, trainable_token_indices=[1, 2])
+    change_config(adapter, trainable_token_indices=[1, 160])
+    with pytest.raises(OllamakeError, match=r"trained tokens \[2, 64\] up to 160 of \[160, 64\]"):
+        plan(base, adapter)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [("{", "cannot be read as JSON"), ("[]", "is not the configuration of a PEFT adapter")]
+)
+def test_a_configuration_that_is_none(
+    make_base: Callable[..., Path], make_adapter: Callable[..., Path], content: str, words: str
+) -> None:
+    adapter = make_adapter(make_base())
+    (adapter / "adapter_config.json").write_text(content)
+    with pytest.raises(OllamakeError, match=words):
+        read_adapter(adapter)
+
+
+def test_an_update_of_integers(tmp_path: Path) -> None:
+    """Such as the packed weights of a quantizer that config.json says nothing of."""
+    base, adapter = put_together(tmp_path, {"peft_type": "LORA", "r": 4}, **{"lora_A.weight": torch.ones(4, 4)})
+    save_file({f"{UP}.weight": torch.ones(6, 4, dtype=torch.int8)}, base / "model.safetensors")
+    save_file(lora_of(UP, 6, 4), adapter / "adapter_model.safetensors")
+    with pytest.raises(OllamakeError, match=r"up_proj\.weight: dtype I8; expected floating point"):
+        plan(base, adapter)
+
+
+def test_the_proof_that_nothing_is_left_over(make_base: Callable[..., Path], make_adapter: Callable[..., Path]) -> None:
+    adapter = read_adapter(make_adapter(make_base()))
+    with pytest.raises(OllamakeError, match=r"28 tensors reach nothing in the base: .* and 22 more"):
+        _require_all_used({}, [adapter], [set()])
 
 
 @pytest.mark.parametrize("said", [True, False])
@@ -186,6 +247,57 @@ def test_a_vocabulary_that_grew_in_one_of_two_places(
     adapter = make_adapter(base, modules_to_save=["embed_tokens"])
     change_tensors(adapter, lambda t: t.update({k: torch.ones(170, 64) for k in t if "embed_tokens" in k}))
     with pytest.raises(OllamakeError, match=r"lm_head.weight 160 rows, model.embed_tokens.weight 170 rows.*saves both"):
+        plan(base, adapter)
+
+
+def test_a_tied_vocabulary_that_grew_without_its_head(
+    make_base: Callable[..., Path], make_adapter: Callable[..., Path]
+) -> None:
+    base = make_base("qwen2", torch.bfloat16, True)
+    adapter = make_adapter(base, modules_to_save=["embed_tokens"])
+    change_tensors(adapter, lambda t: t.update({k: torch.ones(170, 64) for k in t if "embed_tokens" in k}))
+    with pytest.raises(OllamakeError, match=r"an embedding of 170 rows, but no head of that size.*ensure_weight_tying"):
+        plan(base, adapter)
+
+
+def put_together(folder: Path, config: dict[str, Any], **tensors: torch.Tensor) -> tuple[Path, Path]:
+    """Save a base whose gate and up are one parameter in memory, and an adapter with these tensors for that one."""
+    base, adapter = folder / "base", folder / "adapter"
+    base.mkdir()
+    adapter.mkdir()
+    (base / "config.json").write_text(json.dumps({"model_type": "minimax_m3_vl"}))
+    halves = {f"model.layers.0.mlp.{name}_proj.weight": torch.randn(6, 4) for name in ("gate", "up")}
+    save_file(halves, base / "model.safetensors")
+    module = "base_model.model.model.layers.0.mlp.gate_up_proj"
+    save_file({f"{module}.{name}": tensor for name, tensor in tensors.items()}, adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    return base, adapter
+
+
+def test_an_update_of_what_the_base_stores_in_two_tensors(tmp_path: Path) -> None:
+    a, b = torch.randn(2, 4), torch.randn(12, 2)
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
+    base, adapter = put_together(tmp_path, config, **{"lora_A.weight": a, "lora_B.weight": b})
+    before = load_file(base / "model.safetensors")
+    merge_all(plan(base, adapter), tmp_path / "merged")
+    merged = load_file(tmp_path / "merged/model-00001-of-00001.safetensors")
+    for name, rows in (("gate", slice(0, 6)), ("up", slice(6, 12))):
+        name = f"model.layers.0.mlp.{name}_proj.weight"
+        assert torch.allclose(merged[name], before[name] + b[rows] @ a, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "tensors", "words"),
+    [
+        ({"peft_type": "LOHA", "r": 2}, {"hada_w1_a": torch.ones(12, 2)}, "peft's layer needs it whole"),
+        ({"peft_type": "LORA", "r": 2}, {"weight": torch.ones(12, 4)}, "saved whole, but the base stores it in 2"),
+    ],
+)
+def test_what_must_be_whole_is_refused_in_two_tensors(
+    tmp_path: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor], words: str
+) -> None:
+    base, adapter = put_together(tmp_path, config, **tensors)
+    with pytest.raises(OllamakeError, match=words):
         plan(base, adapter)
 
 
@@ -250,6 +362,14 @@ def test_base_problems(make_base: Callable[..., Path]) -> None:
     index["weight_map"]["extra"] = index["weight_map"][name]
     (base / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(OllamakeError, match="disagree on 1 tensors; the index has 'extra'"):
+        read_checkpoint(str(base), "key")
+
+
+def test_a_tensor_in_two_shards(make_base: Callable[..., Path]) -> None:
+    base = make_base()
+    one, other = sorted(base.glob("*.safetensors"))[:2]
+    save_file(load_file(one) | load_file(other), other)
+    with pytest.raises(OllamakeError, match="tensors stand in more than one shard"):
         read_checkpoint(str(base), "key")
 
 

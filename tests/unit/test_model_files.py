@@ -83,6 +83,19 @@ def test_added_tokens_without_embedding_rows_are_refused(base: Path, tmp_path: P
         write(base, adapter, tmp_path / "merged")
 
 
+def test_adapters_with_different_vocabularies_are_refused(base: Path, tmp_path: Path) -> None:
+    adapters = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        adapters.append(adapter_folder(tmp_path / name, [name * 3]))
+    grown = plan(base)
+    for tensor in (tensor for shard in grown["shards"] for tensor in shard["tensors"]):
+        if "embed_tokens" in tensor["name"]:
+            tensor["shape"][0] = 4096
+    with pytest.raises(OllamakeError, match=r"one/adapter and .*two/adapter have different tokens"):
+        write_model_files(base, adapters, grown, tmp_path / "merged/model_files.json")
+
+
 def test_what_is_no_longer_written_goes(base: Path, tmp_path: Path) -> None:
     merged = tmp_path / "merged"
     write(base, None, merged)
