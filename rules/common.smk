@@ -176,14 +176,20 @@ def shard_weights(wildcards):
     """Return the weight files that one shard is merged from: the base's shard and the adapters, seldom other shards."""
     (base, _), *adapters = sources_of(wildcards.model)
     own = base[int(wildcards.shard) - 1]
-    others = [file for file in base if file != own] if reads_across_shards(*small_files_of(wildcards.model)) else []
+    others = [file for file in base if file != own] if needs_other_shards(wildcards.model) else []
     return [weights_input(file) for file in (own, *others, *(file for weights, _ in adapters for file in weights))]
 
 
 @cache
-def small_files_of(name):
-    """Return the base's config.json and the adapters' adapter_config.json."""
-    return tuple(files[0] for weights, files in sources_of(name))
+def needs_other_shards(name):
+    """Return whether the merge of one of a model's shards may read others."""
+    return reads_across_shards(*(files[0] for weights, files in sources_of(name)))
+
+
+@cache
+def needs_peft(name):
+    """Return whether a model's adapters go through peft's own layers."""
+    return merges_through_peft(*(files[0] for weights, files in sources_of(name)[1:]))
 
 
 def merged_shards(wildcards):
@@ -294,8 +300,7 @@ def program_version(program):
 # Threads and resources: MB, from the sizes of what is read -----------------------------------------------------------
 def merge_threads(wildcards):
     """Return 1 where reading, hashing and writing take the time: shards side by side use the cores better than one alone."""
-    _, *adapters = small_files_of(wildcards.model)
-    return THREADS if merges_through_peft(*adapters) else 1
+    return THREADS if needs_peft(wildcards.model) else 1
 
 
 def shard_disk_mb(wildcards, input):
@@ -312,8 +317,11 @@ def quantize_disk_mb(wildcards, input):
 
 # The last word --------------------------------------------------------------------------------------------------
 def say_how_to_chat():
-    """Print the one command that chats with each model that has been registered."""
+    """Print the one command that chats with each model that has been registered, and what its merge warned of."""
     for name, model in CONFIG.models.items():
+        merge = Path(f"results/{name}/merge_report.json")
+        for warning in json.loads(merge.read_text(encoding="utf-8"))["warnings"] if merge.exists() else []:
+            print(f"\n{name}, warning of its merge: {warning}", file=sys.stderr)
         markers = [
             Path(f"results/{name}/ollama/{quantization}/registered.json") for quantization in model.quantizations
         ]

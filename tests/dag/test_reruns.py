@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from dag_build import Build, save_small_adapter, save_small_base
+from safetensors.torch import load_file, save_file
 from snakemake_runs import REPOSITORY, run_snakemake
 
 FROM_THE_GGUF = {"quantize": 2, "register": 2}
@@ -293,6 +294,16 @@ def test_a_dry_run_writes_nothing(finished: Build, tmp_path: Path) -> None:
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
     files = [file for file in folder.rglob("*") if ".snakemake" not in file.parts]
     return {str(file): (file.lstat().st_mtime_ns, file.lstat().st_size) for file in files}
+
+
+def test_what_a_merge_warns_of_is_said_at_the_end(build: Build) -> None:
+    file = build.folder / "adapter/adapter_model.safetensors"
+    save_file({name: tensor * 0 for name, tensor in load_file(file).items()}, file)
+    build.write_config()
+    said = build.run("--cores", "2", "all")
+    end = said[said.index("steps (100%) done") :]
+    assert "small, warning of its merge: the adapter changes nothing" in end
+    assert end.index("warning of its merge") < end.index("small is ready")
 
 
 def test_intermediates_that_are_not_kept_go_and_are_not_missed(build: Build) -> None:
