@@ -42,10 +42,6 @@ class TensorReader:
         data = self._file(path).read(name, min(first * width, entry.size), min(last * width, entry.size))
         return as_tensor(data, entry.dtype).view(-1, columns).to(torch.float32)
 
-    def shape(self, path: str, name: str) -> tuple[int, ...]:
-        """Return the shape of a tensor."""
-        return self._file(path).entries[name].shape
-
     def _file(self, path: str) -> WeightFile:
         if path not in self._files:
             self._files[path] = WeightFile(read_entries(Path(path)))
@@ -53,7 +49,7 @@ class TensorReader:
 
 
 class TensorEdit:
-    """The edits of one planned tensor. ``whole`` says that they need all rows at once."""
+    """The edits of one planned tensor; those that go through peft's layer need all its rows in one band."""
 
     def __init__(
         self, planned: Planned, base: str, adapters: list[Planned], reader: TensorReader, scratch: Scratch
@@ -65,7 +61,6 @@ class TensorEdit:
             for number in range(len(adapters))
         ]
         self._groups = [group for group in self._groups if group]
-        self.whole = any(edit["kind"] == "module" for edit in planned["edits"])
         experts = [edit["experts"] for edit in planned["edits"] if "experts" in edit]
         self.unbroken = planned["shape"][1] if experts else None
         """Rows of one expert where the tensor holds several."""
