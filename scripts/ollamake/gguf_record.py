@@ -1,4 +1,4 @@
-"""What stands beside every GGUF: its size, sha256, type and tensors, so that later rules need not read it again."""
+"""What stands beside every GGUF: size, sha256, type, tensors and tokenizer, so that later rules need not read it again."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from gguf import GGUFReader
 
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
+from ollamake.gguf_tokenizer import tokenizer_facts
 from ollamake.progress import progress_bar
 from ollamake.quantization_types import QUANTIZATION_TYPES
 
@@ -26,6 +27,9 @@ def gguf_record(path: Path, name: str, kind: str) -> dict[str, Any]:
     try:
         reader = GGUFReader(path)
         architecture = str(reader.fields["general.architecture"].contents())
+        kind_number = reader.fields.get("general.file_type")
+        file_type = None if kind_number is None else int(kind_number.contents())
+        tokenizer = tokenizer_facts(reader)
         tensors = reader.tensors
         end = max(int(tensor.data_offset) + int(tensor.n_bytes) for tensor in tensors)
     except (ValueError, KeyError, IndexError, OSError) as error:
@@ -43,6 +47,8 @@ def gguf_record(path: Path, name: str, kind: str) -> dict[str, Any]:
         "size": size,
         "sha256": digest,
         "architecture": architecture,
+        "file_type": file_type,
+        "tokenizer": tokenizer,
         "tensors": len(tensors),
         "parameters": parameters,
         "bits_per_weight": round(8 * size / parameters, 3),

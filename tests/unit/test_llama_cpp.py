@@ -192,6 +192,11 @@ def test_a_failed_quantization_is_told(tmp_path: Path, text: str) -> None:
 def gguf(tmp_path: Path) -> Path:
     path = tmp_path / "m.gguf"
     writer = GGUFWriter(path, "qwen2")
+    writer.add_file_type(1)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(["a", "<|im_end|>"])
+    writer.add_eos_token_id(1)
     writer.add_tensor("token_embd.weight", np.zeros((32, 64), np.float16))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -205,7 +210,27 @@ def test_record(gguf: Path) -> None:
     assert record["sha256"] == sha256_of(gguf)
     assert (record["architecture"], record["tensors"], record["parameters"]) == ("qwen2", 1, 2048)
     assert record["size"] == gguf.stat().st_size
+    assert (record["file"], record["type"], record["file_type"]) == ("m.F16.gguf", "F16", 1)
+    assert record["tokenizer"] == {
+        "model": "gpt2",
+        "adds_bos": False,
+        "bos": None,
+        "eos": "<|im_end|>",
+        "end_tokens": {"<|im_end|>": 1},
+        "chat_template": None,
+    }
     assert estimated_size({"parameters": 32_764_000_000}, "Q4_K_M") == pytest.approx(19.85e9, rel=0.01)
+
+
+def test_record_of_a_gguf_that_says_neither_its_type_nor_its_tokenizer(tmp_path: Path) -> None:
+    writer = GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    record = gguf_record(tmp_path / "m.gguf", "m", "F16")
+    assert (record["file_type"], record["tokenizer"]) == (None, None)
 
 
 def test_a_cut_gguf_is_noticed(gguf: Path) -> None:
