@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ollamake.generation_defaults import ORIGIN
 
 
 @dataclass(frozen=True)
@@ -17,11 +20,14 @@ class CreateRequest:
     """Name of the GGUF, without folder."""
     system: str | None = None
     template: str | None = None
+    license: Sequence[str] = ()
     parameters: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    """Where template and parameters come from, for the comments of the Modelfile: `template` or a parameter -> words."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the record as it is written to create_request.json; nothing that is None."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        """Return the record as it is written to create_request.json; nothing that is None or empty."""
+        return {key: value for key, value in asdict(self).items() if value not in (None, (), [], {})}
 
     def as_api(self, digest: str) -> dict[str, Any]:
         """Return the body of POST /api/create for weights of this sha256 (hexadecimal, no prefix)."""
@@ -30,11 +36,62 @@ class CreateRequest:
             # Ollama takes an empty text for "unchanged"; for a new model that is none, which it is.
             if getattr(self, key):
                 body[key] = getattr(self, key)
+        if self.license:
+            body["license"] = list(self.license)
         if self.parameters:
             body["parameters"] = self.parameters
         return body
 
 
+def compose_request(
+    spec: Mapping[str, Any], file: str, template: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> CreateRequest:
+    """Return the request for a model, each parameter from whoever may say it, the user first.
+
+    ``spec`` is what the user configured: name, system, license, parameters; ``template`` the record of prompt_template;
+    ``defaults`` what generation_config.json gives.
+    """
+    parameters: dict[str, Any] = {}
+    origins = {"template": template["origin"]}
+    for name, value in spec["parameters"].items():
+        parameters[name], origins[name] = value, "the configuration"
+    for name, value in defaults.items():
+        if name not in parameters:
+            parameters[name], origins[name] = value, ORIGIN
+    end = template["end_of_turn"]
+    if end is not None and "stop" not in spec["parameters"]:
+        stop = parameters.setdefault("stop", [])
+        if end not in stop:
+            # First, since it is what a model writes after each answer.
+            parameters["stop"] = [end, *stop]
+            origins["stop"] = " and ".join(["the end of a turn in the chat template", *([ORIGIN] if stop else [])])
+    return CreateRequest(
+        name=spec["name"],
+        file=file,
+        system=spec["system"],
+        template=template["template"],
+        license=tuple(spec["license"]),
+        parameters=parameters,
+        origins=origins,
+    )
+
+
 def read_create_request(path: Path) -> CreateRequest:
     """Read create_request.json."""
-    return CreateRequest(**json.loads(path.read_text(encoding="utf-8")))
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return CreateRequest(**record | {"license": tuple(record.get("license", ()))})
+
+
+def request_of_marker(marker: dict[str, Any]) -> tuple[CreateRequest, str]:
+    """Return what a registration marker says was asked for, and the sha256 of its weights (hexadecimal)."""
+    body = marker["request"]
+    (file, digest), *_ = body["files"].items()
+    request = CreateRequest(
+        name=marker["name"],
+        file=file,
+        system=body.get("system"),
+        template=body.get("template"),
+        license=tuple(body.get("license", ())),
+        parameters=body.get("parameters", {}),
+    )
+    return request, digest.removeprefix("sha256:")

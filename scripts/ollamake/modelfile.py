@@ -34,11 +34,21 @@ def modelfile_text(request: CreateRequest, gguf: PurePosixPath) -> str:
     """
     lines = [_HEADER.format(name=request.name), f"FROM {gguf}"]
     for command, text in (("SYSTEM", request.system), ("TEMPLATE", request.template)):
+        lines += _origin(request, command.lower())
         if text:
             lines.append(_text_command(command, text))
     for name, value in sorted(request.parameters.items()):
+        lines += _origin(request, name)
         lines += [_parameter(name, item) for item in (value if isinstance(value, list) else [value])]
+    lines += [_text_command("LICENSE", text) for text in request.license]
     return "\n".join(lines) + "\n"
+
+
+def _origin(request: CreateRequest, name: str) -> list[str]:
+    """Say in a comment where a template or parameter comes from."""
+    if name not in request.origins:
+        return []
+    return ["", f"# {name}: {request.origins[name]}"]
 
 
 def _text_command(command: str, text: str) -> str:

@@ -10,6 +10,7 @@ from ollamake.create_request import CreateRequest
 from ollamake.modelfile import modelfile_text
 
 GGUF = PurePosixPath("../../gguf/m.gguf")
+QUOTES = '"""'
 
 
 def parse(text: str) -> dict[str, list[str]]:
@@ -52,7 +53,7 @@ def parse(text: str) -> dict[str, list[str]]:
 )
 def test_round_trip(system: str) -> None:
     parameters: dict[str, Any] = {"temperature": 0.1, "stop": ["<|im_end|>", "END OF"], "use_mmap": True}
-    request = CreateRequest("m:q8_0", "m.gguf", system, "{{ .System }}\n{{ .Prompt }}", parameters)
+    request = CreateRequest("m:q8_0", "m.gguf", system, "{{ .System }}\n{{ .Prompt }}", ("MIT\n", system), parameters)
     assert parse(modelfile_text(request, GGUF)) == {
         "FROM": ["../../gguf/m.gguf"],
         "SYSTEM": [system],
@@ -60,6 +61,7 @@ def test_round_trip(system: str) -> None:
         "PARAMETER temperature": ["0.1"],
         "PARAMETER stop": ["<|im_end|>", "END OF"],
         "PARAMETER use_mmap": ["true"],
+        "LICENSE": ["MIT\n", system],
     }
 
 
@@ -83,13 +85,48 @@ def test_what_the_grammar_cannot_hold_is_said_and_left_out(
     assert reason in caplog.text
 
 
-def test_request_for_the_api() -> None:
-    request = CreateRequest("m:q8_0", "m.gguf", "S", None, {"top_k": 1})
-    assert request.as_api("ab") == {
-        "model": "m:q8_0",
-        "files": {"m.gguf": "sha256:ab"},
-        "system": "S",
-        "parameters": {"top_k": 1},
-        "stream": False,
-    }
-    assert request.as_json() == {"name": "m:q8_0", "file": "m.gguf", "system": "S", "parameters": {"top_k": 1}}
+def test_a_license_or_a_stop_text_that_the_grammar_cannot_hold_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    request = CreateRequest("m:q8_0", "m.gguf", license=("MIT", "許諾　条件"), parameters={"stop": ["a", "　"]})
+    text = modelfile_text(request, GGUF)
+    assert parse(text) == {"FROM": [str(GGUF)], "LICENSE": ["MIT"], "PARAMETER stop": ["a"]}
+    left_out = [line for line in text.splitlines() if "left out" in line]
+    assert [line.split(" is ")[0] for line in left_out] == ["# PARAMETER stop", "# LICENSE"]
+    assert all("U+3000" in line for line in left_out)
+    assert "LICENSE" in caplog.text
+
+
+def test_comments_say_where_template_and_parameters_come_from() -> None:
+    origins = {"template": "proven", "stop": "the base", "temperature": "the configuration"}
+    parameters = {"temperature": 0.5, "stop": ["a", "b"]}
+    text = modelfile_text(CreateRequest("m:q8_0", "m.gguf", "S", "T", (), parameters, origins), GGUF)
+    assert (
+        text
+        == f"""\
+# m:q8_0, written by ollamake, which registers it through Ollama's API.
+# By hand: ollama create m:q8_0 -f Modelfile
+
+FROM {GGUF}
+SYSTEM {QUOTES}S{QUOTES}
+
+# template: proven
+TEMPLATE {QUOTES}T{QUOTES}
+
+# stop: the base
+PARAMETER stop {QUOTES}a{QUOTES}
+PARAMETER stop {QUOTES}b{QUOTES}
+
+# temperature: the configuration
+PARAMETER temperature 0.5
+"""
+    )
+
+
+def test_it_is_said_why_there_is_no_template() -> None:
+    text = modelfile_text(CreateRequest("m:q8_0", "m.gguf", origins={"template": "none: Ollama guesses"}), GGUF)
+    assert "# template: none: Ollama guesses" in text.splitlines()
+    assert parse(text) == {"FROM": [str(GGUF)]}
+
+
+def test_origins_of_what_is_not_asked_for_are_not_said() -> None:
+    text = modelfile_text(CreateRequest("m", "m.gguf", origins={"temperature": "somebody"}), GGUF)
+    assert "somebody" not in text

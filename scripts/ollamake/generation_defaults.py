@@ -1,0 +1,73 @@
+"""What generation_config.json says of sampling and stopping, as Ollama's parameters.
+
+Ollama's own defaults are others (temperature 0.8, top_k 40, top_p 0.9), so a model that nobody gives parameters does not
+answer as its makers meant. Keys: transformers' generation/configuration_utils.py; repetition_penalty works there on the
+whole text and in Ollama on the last `repeat_last_n` tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ollamake.errors import OllamakeError
+from ollamake.ollama_parameters import checked_parameters
+
+log = logging.getLogger("ollamake")
+
+_NAMES = {
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "typical_p": "typical_p",
+    "repetition_penalty": "repeat_penalty",
+}
+
+ORIGIN = "the base's generation_config.json"
+
+
+def generation_parameters(config_file: Path, token_texts: Mapping[int, str]) -> dict[str, Any]:
+    """Return the parameters that a generation_config.json gives; ``stop`` has the texts of its end tokens.
+
+    ``token_texts`` is id -> text of the special tokens. A value that Ollama would not take is left out, with a line in the
+    log. Raises OllamakeError if the file is not a JSON object.
+    """
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OllamakeError(f"{config_file} cannot be read as JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise OllamakeError(f"{config_file}: expected a JSON object; found {str(config)[:60]}")
+    found = {name: config[key] for key, name in _NAMES.items() if config.get(key) is not None}
+    if config.get("do_sample") is False:
+        # Greedy: what stands beside it is not used.
+        found = {name: value for name, value in found.items() if name == "repeat_penalty"} | {"temperature": 0}
+    ends = config.get("eos_token_id")
+    ids = ends if isinstance(ends, list) else [ends]
+    stop = [token_texts[number] for number in ids if number in token_texts]
+    strings = config.get("stop_strings") or []
+    stop += [strings] if isinstance(strings, str) else list(strings)
+    if stop:
+        found["stop"] = list(dict.fromkeys(stop))
+    taken: dict[str, Any] = {}
+    for name, value in found.items():
+        try:
+            taken |= checked_parameters({name: value}, str(config_file))
+        except OllamakeError as error:
+            log.warning("%s; it is left out", error)
+    return taken
+
+
+def special_tokens(tokenizer_file: Path) -> dict[int, str]:
+    """Return id -> text of the added tokens in a tokenizer.json; empty if there is no such file."""
+    if not tokenizer_file.is_file():
+        return {}
+    try:
+        tokenizer = json.loads(tokenizer_file.read_text(encoding="utf-8"))
+        return {int(token["id"]): str(token["content"]) for token in tokenizer.get("added_tokens") or []}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OllamakeError(f"{tokenizer_file} is not a tokenizer of Hugging Face's tokenizers: {error}") from error
