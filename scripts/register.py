@@ -14,7 +14,8 @@ from pathlib import Path
 from ollamake.atomic_write import write_json
 from ollamake.create_request import read_create_request
 from ollamake.errors import run
-from ollamake.registration import register
+from ollamake.ollama_server import PATIENCE
+from ollamake.registration import Place, register
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -23,6 +24,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--gguf", type=Path, required=True, help="the weights")
     parser.add_argument("--record", type=Path, required=True, help="their record, with size and sha256")
     parser.add_argument("--spec", type=json.loads, required=True, help="JSON: target, host, store")
+    parser.add_argument("--timeout", type=float, default=PATIENCE, help="seconds that the server may stay silent")
     parser.add_argument("--output", type=Path, required=True, help="the registration marker")
     return parser.parse_args(argv)
 
@@ -31,8 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     record = json.loads(args.record.read_text(encoding="utf-8"))
     request = read_create_request(args.request)
-    place = args.spec
-    marker = register(request, args.gguf, record, place["target"], place["host"], Path(place["store"]))
+    marker = register(request, args.gguf, record, Place(**args.spec, timeout=args.timeout))
     write_json(args.output, marker)
     logging.info("%s is registered (%s), checked by digest", marker["name"], marker.get("host") or marker["store"])
 

@@ -6,48 +6,79 @@ The marker that results says what was asked, of whom, and what they hold now.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import re
+import os
 import shlex
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ollamake.create_request import CreateRequest
 from ollamake.errors import OllamakeError
-from ollamake.ollama_server import OllamaServer
-from ollamake.ollama_store import OllamaStore, go_json
+from ollamake.ollama_manifest import form_of_version, manifest_of
+from ollamake.ollama_server import PATIENCE, OllamaServer, ServerUnreachable
+from ollamake.ollama_store import OllamaStore
+from ollamake.verification import predicted_digest, server_differences, store_differences
 
 log = logging.getLogger("ollamake")
 
 DEFAULT_ADDRESS = "http://127.0.0.1:11434"
 
+_TRIES = 3
+"""Times that a model is created if blobs of it vanish: another client of the server may sweep them."""
 
-def register(
-    request: CreateRequest, gguf: Path, record: Mapping[str, Any], target: str, host: str | None, store: Path
-) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class Place:
+    """Where to register: `ollama.target`, `host`, `store` and `timeout` of the configuration."""
+
+    target: str
+    host: str | None
+    store: str
+    timeout: float = PATIENCE
+
+    def server(self) -> OllamaServer | None:
+        """Return the server to register on, or None for the store. Raises OllamakeError if one is demanded and absent."""
+        if self.target == "store":
+            return None
+        server = OllamaServer(self.host, self.timeout)
+        try:
+            log.info("Ollama %s at %s", server.version(), server.address)
+        except ServerUnreachable:
+            if self.target == "server":
+                raise
+            log.info("no Ollama server at %s: registering in the store %s", server.address, self.store)
+            return None
+        return server
+
+
+def register(request: CreateRequest, gguf: Path, record: Mapping[str, Any], place: Place) -> dict[str, Any]:
     """Register a model and return its marker.
 
-    ``record`` is the GGUF's (sha256, size); ``target`` is server, store or auto (the server if it answers, else the
-    store). Raises OllamakeError if the server does not answer where it is demanded, refuses, or holds something else
-    afterwards than what was asked.
+    ``record`` is the GGUF's: sha256, size, architecture, parameters, file_type; the file itself is read only where its bytes
+    have to go somewhere. Raises OllamakeError if the server does not answer where it is demanded, refuses, or holds
+    something else afterwards than what was asked.
     """
     if gguf.stat().st_size != record["size"]:
         raise OllamakeError(
             f"{gguf} has {gguf.stat().st_size} bytes, its record says {record['size']}: it was changed or cut short."
             " Delete it and run again; it is quantized anew."
         )
-    server = _server(target, host)
+    server = place.server()
     if server is not None:
-        held = _register_on_server(server, request, gguf, record["sha256"])
+        with _one_at_a_time(server.address):
+            held = _register_on_server(server, request, gguf, record)
     else:
-        held = _register_in_store(store, request, gguf, record["sha256"])
+        with _one_at_a_time(str(Path(place.store).resolve())):
+            held = _register_in_store(Path(place.store), request, gguf, record)
     return {
         "name": request.name,
         **held,
@@ -68,109 +99,80 @@ def chat_command(marker: Mapping[str, Any], marker_file: str, chat_script: str) 
     return f"{address}ollama run {marker['name']}"
 
 
-def _server(target: str, host: str | None) -> OllamaServer | None:
-    """Return the server to register on, or None for the store."""
-    if target == "store":
-        return None
-    server = OllamaServer(host)
-    try:
-        log.info("Ollama %s at %s", server.version(), server.address)
-    except OllamakeError:
-        if target == "server":
-            raise
-        log.info("no Ollama server at %s: registering in the store", server.address)
-        return None
-    return server
+def marker_differences(marker: Mapping[str, Any], request: CreateRequest, weights: str) -> list[str]:
+    """Return what the place of a marker holds that the marker does not say, with every blob looked at.
+
+    ``request`` and ``weights`` are what the marker says, as create_request.request_of_marker gives them.
+    """
+    if marker["target"] == "store":
+        store = OllamaStore(Path(marker["store"]))
+        return store_differences(store, request, weights, marker["manifest_digest"], deep=True)
+    server = OllamaServer(marker["host"])
+    server.version()
+    differences, _ = server_differences(server, request, weights, marker["manifest_digest"])
+    return differences
 
 
-def _register_on_server(server: OllamaServer, request: CreateRequest, gguf: Path, digest: str) -> dict[str, Any]:
-    with _one_at_a_time(server.address):
-        if server.has_blob(digest):
-            log.info("%s is on the server already", gguf.name)
-        else:
-            server.upload_blob(gguf, digest)
-        server.create(request.as_api(digest))
-        shown = server.show(request.name)
-        differences = list(
-            _differences(request, digest, shown.model_digest, shown.system, shown.template, shown.parameters)
-        )
-        if not server.has_blob(digest):
-            differences.append("the blob of the weights is not there")
-        if shown.manifest_digest is None:
-            differences.append("the list of models does not have it")
-        _refuse(differences, request.name, server.address)
-        if server.is_loaded(request.name):
-            server.unload(request.name)
-    return {
-        "target": "server",
-        "host": server.address,
-        "server_version": server.version(),
-        "manifest_digest": shown.manifest_digest,
-    }
+def _register_on_server(
+    server: OllamaServer, request: CreateRequest, gguf: Path, record: Mapping[str, Any]
+) -> dict[str, Any]:
+    digest = record["sha256"]
+    if server.is_loaded(request.name):
+        # By name it can only be let go while the name still means what is loaded.
+        log.info("%s is loaded in its former form; unloading it", request.name)
+        server.unload(request.name)
+    for attempt in range(_TRIES):
+        _put_weights(server, gguf, digest)
+        try:
+            server.create(request.as_api(digest), record["size"])
+        except OllamakeError as error:
+            # Another client's delete has swept the blob between our look and the create.
+            if "no such file" not in str(error) or attempt == _TRIES - 1:
+                raise
+            log.info("%s; registering again", error)
+            continue
+        differences, manifest = server_differences(server, request, digest)
+        if not differences:
+            break
+        if attempt == _TRIES - 1 or not all("not there" in line or "not list" in line for line in differences):
+            _refuse(differences, request.name, server.address)
+        log.info("%s; registering again", "; ".join(differences))
+    version = server.version(once=False)
+    proven = manifest == predicted_digest(version, request, record, server.show(request.name))
+    log.info(
+        "verified: weights, system, template, license, parameters and every blob%s",
+        "; the manifest is the one that was asked for, byte for byte" if proven else "",
+    )
+    return {"target": "server", "host": server.address, "server_version": version, "manifest_digest": manifest}
 
 
-def _register_in_store(folder: Path, request: CreateRequest, gguf: Path, digest: str) -> dict[str, Any]:
+def _put_weights(server: OllamaServer, gguf: Path, digest: str) -> None:
+    if server.has_blob(digest):
+        log.info("%s is on the server already", gguf.name)
+    else:
+        server.upload_blob(gguf, digest)
+
+
+def _register_in_store(folder: Path, request: CreateRequest, gguf: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     store = OllamaStore(folder)
-    with _one_at_a_time(str(folder.resolve())):
-        manifest_digest = store.write(request, gguf, digest)
-        manifest = store.read(request.name)
-        layers = {layer["mediaType"].rpartition(".")[2]: layer for layer in manifest["layers"]}
-        found: list[str] = [
-            f"the blob {layer['digest']} is missing or has another size"
-            for layer in (*manifest["layers"], manifest["config"])
-            if not store.has_blob(layer["digest"].removeprefix("sha256:"), layer["size"])
-        ]
-        expected = {
-            "model": digest,
-            "system": _sha256(request.system.encode()) if request.system else None,
-            "template": _sha256(request.template.encode()) if request.template else None,
-            "params": _sha256(go_json(request.parameters)) if request.parameters else None,
-        }
-        for kind, wanted in expected.items():
-            have = layers[kind]["digest"].removeprefix("sha256:") if kind in layers else None
-            if have != wanted:
-                found.append(f"{kind}: expected {wanted}, found {have}")
-        _refuse(found, request.name, str(folder))
-    return {"target": "store", "store": str(folder), "server_version": None, "manifest_digest": manifest_digest}
+    version = installed_version()
+    blob = str(store.blob_file(record["sha256"]).absolute())
+    manifest = manifest_of(request, dict(record), form_of_version(version), blob)
+    store.write(request.name, manifest, gguf, record["sha256"])
+    _refuse(store_differences(store, request, record["sha256"], manifest.digest), request.name, str(folder))
+    return {"target": "store", "store": str(folder), "server_version": version, "manifest_digest": manifest.digest}
 
 
-def _differences(
-    request: CreateRequest,
-    digest: str,
-    model_digest: str | None,
-    system: str,
-    template: str,
-    parameters: Mapping[str, list[str]],
-) -> Iterator[str]:
-    """Say what a server holds that was not asked for, or the other way round."""
-    if model_digest != digest:
-        yield f"weights: asked for sha256 {digest}, it has {model_digest}"
-    if system != (request.system or ""):
-        yield f"system: asked for {request.system!r}, it has {system!r}"
-    # Without a TEMPLATE of ours the server may have chosen one, which is what it is for.
-    if request.template and template != request.template:
-        yield f"template: asked for {request.template!r}, it has {template!r}"
-    for name, value in request.parameters.items():
-        wanted = [_normal(item) for item in (value if isinstance(value, list) else [value])]
-        have = [_normal(_from_go(text)) for text in parameters.get(name, [])]
-        if sorted(wanted, key=str) != sorted(have, key=str):
-            yield f"{name}: asked for {value!r}, it has {parameters.get(name)!r}"
-
-
-def _normal(value: Any) -> Any:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _from_go(text: str) -> Any:
-    """Parse a Go literal of %#v: numbers, true, false and quoted texts, whose escapes are those of JSON and a few more."""
-    if text.startswith('"'):
-        text = re.sub(r"\\x([0-9a-f]{2})", r"\\u00\1", text)
-        text = re.sub(r"\\U([0-9a-f]{8})", lambda match: chr(int(match[1], 16)), text)
-        text = text.replace("\\a", "\\u0007").replace("\\v", "\\u000b")
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+def installed_version() -> str | None:
+    """Return the version of the `ollama` on PATH, whose form a store is written in, or None without one."""
+    program = shutil.which("ollama")
+    if program is None:
+        return None
+    # It also asks a running server for its version; an address where nothing is keeps it from that.
+    environment = {**os.environ, "OLLAMA_HOST": "127.0.0.1:1"}
+    done = subprocess.run([program, "--version"], env=environment, capture_output=True, text=True, check=False)
+    words = [word for line in done.stdout.splitlines() if "version" in line for word in line.split()]
+    return words[-1] if words else None
 
 
 def _refuse(differences: list[str], name: str, where: str) -> None:
@@ -182,13 +184,17 @@ def _refuse(differences: list[str], name: str, where: str) -> None:
         )
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 @contextmanager
 def _one_at_a_time(place: str) -> Iterator[None]:
     """Hold the lock of a server or store: Ollama has none, and parallel creates lose blobs."""
     name = f"ollamake-{hashlib.sha256(place.encode()).hexdigest()[:16]}.lock"
-    with FileLock(Path(tempfile.gettempdir()) / name, mode=0o666):
+    lock = FileLock(Path(tempfile.gettempdir()) / name, mode=0o666)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("another run registers on %s; waiting for it", place)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()

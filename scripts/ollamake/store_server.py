@@ -1,4 +1,4 @@
-"""A server of one's own on a store, for as long as it is needed."""
+"""The server that has a registered model: the one it was registered on, or one of our own on the store while it is needed."""
 
 from __future__ import annotations
 
@@ -6,15 +6,32 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ollamake.errors import OllamakeError
 from ollamake.ollama_server import OllamaServer
 
 _SECONDS_TO_START = 30.0
+
+
+@contextmanager
+def server_of(marker: Mapping[str, Any]) -> Iterator[OllamaServer]:
+    """Yield a server that has the model of a registration marker.
+
+    Raises OllamakeError if its server does not answer, or if it is in a store and there is no `ollama` to serve it.
+    """
+    if marker["target"] == "server":
+        server = OllamaServer(marker["host"])
+        server.version()
+        yield server
+        return
+    with tempfile.TemporaryDirectory() as folder, serving(Path(marker["store"]), Path(folder) / "serve.log") as address:
+        yield OllamaServer(address)
 
 
 @contextmanager
@@ -52,7 +69,8 @@ def _wait_until_ready(address: str, child: subprocess.Popen[bytes], log: Path) -
             server.version()
         except OllamakeError:
             if child.poll() is not None or time.monotonic() > deadline:
-                raise OllamakeError(f"`ollama serve` did not start; its output is in {log}") from None
+                said = "\n  ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:])
+                raise OllamakeError(f"`ollama serve` did not start. It said:\n  {said}") from None
             time.sleep(0.1)
         else:
             return
