@@ -1,8 +1,10 @@
 """Write the Modelfile of a model and the request that registers it.
 
-    python scripts/write_modelfile.py --model-files merged/model_files.json \\
-        --spec '{"name": "m:q4_k_m", "system": "...", "parameters": {}}' --gguf gguf/m.Q4_K_M.gguf \\
-        --modelfile ollama/Q4_K_M/Modelfile --request ollama/Q4_K_M/create_request.json
+    echo '{"name": "m:q4_k_m", "system": "...", "license": [], "parameters": {}}' | \\
+        python scripts/write_modelfile.py --model-files merged/model_files.json --template ollama/template.json \\
+        --gguf gguf/m.Q4_K_M.gguf --modelfile ollama/Q4_K_M/Modelfile --request ollama/Q4_K_M/create_request.json
+
+What the user configured comes on standard input, since a system prompt may be longer than an argument may be.
 """
 
 from __future__ import annotations
@@ -10,19 +12,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from pathlib import Path, PurePosixPath
 
 from ollamake.atomic_write import write_json, write_text
-from ollamake.chat_template import template_family
-from ollamake.create_request import CreateRequest
+from ollamake.create_request import compose_request
 from ollamake.errors import run
+from ollamake.generation_defaults import generation_parameters, special_tokens
 from ollamake.modelfile import modelfile_text
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model-files", type=Path, required=True, help="model_files.json beside the chat template")
-    parser.add_argument("--spec", type=json.loads, required=True, help="JSON: name, system, parameters")
+    parser.add_argument(
+        "--model-files", type=Path, required=True, help="model_files.json beside generation_config.json"
+    )
+    parser.add_argument("--template", type=Path, required=True, help="the record of the template")
     parser.add_argument("--gguf", type=Path, required=True, help="the GGUF that the Modelfile names")
     parser.add_argument("--modelfile", type=Path, required=True, help="the Modelfile")
     parser.add_argument("--request", type=Path, required=True, help="the create request, as JSON")
@@ -31,15 +36,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    template_file = json.loads(args.model_files.read_text(encoding="utf-8"))["chat_template"]
-    family = None
-    if template_file is not None:
-        family = template_family((args.model_files.parent / template_file).read_bytes().decode("utf-8"))
-    parameters = dict(args.spec["parameters"])
-    if family is not None:
-        parameters.setdefault("stop", list(family.stop))
-    template = family.go_template if family is not None else None
-    request = CreateRequest(args.spec["name"], args.gguf.name, args.spec["system"], template, parameters)
+    spec = json.load(sys.stdin)
+    folder = args.model_files.parent
+    files = json.loads(args.model_files.read_text(encoding="utf-8"))["files"]
+    defaults = {}
+    if "generation_config.json" in files:
+        tokens = special_tokens(folder / "tokenizer.json")
+        defaults = generation_parameters(folder / "generation_config.json", tokens)
+    template = json.loads(args.template.read_text(encoding="utf-8"))
+    request = compose_request(spec, args.gguf.name, template, defaults)
     beside = PurePosixPath(os.path.relpath(args.gguf, args.modelfile.parent))
     write_text(args.modelfile, modelfile_text(request, beside))
     write_json(args.request, request.as_json())
