@@ -1,0 +1,43 @@
+"""Compare the answers of a model's quantizations, and fail if one of them knows too little.
+
+    python scripts/check_answers.py --model m --answers 'base=a.json' 'Q4_K_M=b.json' --judged Q4_K_M \\
+        --min-score 0.8 --table answers.md --output answers.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+from ollamake.answers import compare, refuse_low_scores, table
+from ollamake.atomic_write import write_json, write_text
+from ollamake.errors import run
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="the model's name in the configuration")
+    parser.add_argument("--answers", nargs="+", required=True, help="LABEL=FILE of each that was asked")
+    parser.add_argument("--judged", nargs="+", required=True, help="the labels that must reach the score")
+    parser.add_argument("--min-score", type=float, required=True, help="the share of right answers to reach")
+    parser.add_argument("--table", type=Path, required=True, help="the table, as Markdown")
+    parser.add_argument("--output", type=Path, required=True, help="the scores, as JSON")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    files = {label: Path(file) for label, _, file in (item.partition("=") for item in args.answers)}
+    asked = {label: json.loads(file.read_text(encoding="utf-8")) for label, file in files.items()}
+    comparison = compare(asked, args.judged, args.min_score)
+    text = table(comparison, asked)
+    logging.info("%s", text)
+    refuse_low_scores(comparison, asked, f"models.{args.model}.answers")
+    write_text(args.table, text)
+    write_json(args.output, comparison)
+
+
+if __name__ == "__main__":
+    run(main)
