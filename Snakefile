@@ -2,7 +2,6 @@
 
     snakemake --cores 1 all     build what is missing or outdated
     snakemake -n all            say what would be built, and why
-
 What is built stands in config/config.yaml or a file given with --configfile; see config/README.md.
 """
 
@@ -19,7 +18,7 @@ include: "rules/common.smk"
 
 rule all:
     input:
-        [CHECKED, MERGE_REPORTS, GGUFS, MODELFILES, MARKERS],
+        EVERYTHING,
 
 
 include: "rules/demo.smk"
@@ -28,12 +27,6 @@ include: "rules/check.smk"
 include: "rules/merge.smk"
 include: "rules/gguf.smk"
 include: "rules/ollama.smk"
+include: "rules/answers.smk"
 include: "rules/targets.smk"
-
-
-onsuccess:
-    say_how_to_chat()
-
-
-onerror:
-    say_what_failed()
+include: "rules/messages.smk"

@@ -5,6 +5,7 @@ inputs, params and resources. The only file that defines functions.
 Nothing here writes, asks a server or reads weights; of a weight file only size, time and header are looked at.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -15,14 +16,18 @@ from pathlib import Path
 
 from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
+from snakemake_interface_storage_plugins.registry import StoragePluginRegistry
 
 sys.path.insert(0, os.path.join(workflow.basedir, "scripts"))
 
+import snakemake_storage_plugin_ollama
 from ollamake.configuration import overlay_models, read_configuration
 from ollamake.errors import OllamakeError
+from ollamake.file_digest import sha256_of
 from ollamake.imported_modules import modules_used_by
 from ollamake.llama_cpp_programs import find_converter, find_program, program_identity
 from ollamake.llama_cpp_source import VERSION as LLAMA_CPP_VERSION
+from ollamake.quantization_types import QUANTIZATION_TYPES
 from ollamake.registration import chat_command
 from ollamake.source_files import merges_through_peft, reads_across_shards, source_files
 from ollamake.weight_identity import header_digest, identity_of, seen_files
@@ -53,7 +58,6 @@ MADE_HERE = {
 }
 
 LLAMA_CPP = f"resources/llama.cpp/{LLAMA_CPP_VERSION}"
-STORE = "results/ollama-store"
 STARTED = time.time()
 ALL_CORES = 1_000_000  # more than any machine has: Snakemake lowers it to --cores
 
@@ -91,12 +95,15 @@ def sources_of(name):
 CONFIG = checked_configuration()
 THREADS = CONFIG.threads or os.cpu_count()
 BUILD_JOBS = CONFIG.threads or 0  # 0: as many as the job may use cores
+# What is null in the configuration is the environment's, so that another OLLAMA_HOST counts as a change.
+PLACE = {"target": CONFIG.target, "host": CONFIG.host or os.environ.get("OLLAMA_HOST"), "store": CONFIG.store}
 NSHARDS = {name: len(sources_of(name)[0][0]) for name in CONFIG.models}
 
 
 wildcard_constraints:
     model="|".join(map(re.escape, CONFIG.models)),
     quant="[A-Z0-9_]+",
+    asker="|".join(map(re.escape, CONFIG.models)),
     shard=r"\d{5}",
     nshards=r"\d{5}",
     program="llama-[a-z-]+",
@@ -127,7 +134,54 @@ MERGED = [file for name in CONFIG.models for file in of_each_shard(name, MERGED_
 MERGE_REPORTS = expand("results/{model}/merge_report.{kind}", model=CONFIG.models, kind=["json", "svg"])
 GGUFS = of_each_quantization("results/{model}/gguf/{model}.{quant}.gguf")
 MODELFILES = of_each_quantization("results/{model}/ollama/{quant}/Modelfile")
-MARKERS = of_each_quantization("results/{model}/ollama/{quant}/registered.json")
+MARKER = "results/{model}/ollama/{quant}/registered.json"
+MARKERS = of_each_quantization(MARKER)
+TEMPLATE_CHECK = "results/{model}/ollama/template_check.json"
+TEMPLATE_CHECKS = [TEMPLATE_CHECK.format(model=name) for name, model in CONFIG.models.items() if not model.is_derived]
+ANSWERS_OF_ONE = "results/{model}/ollama/{quant}/answers.{asker}.json"
+ANSWERS = [
+    f"results/{name}/answers.{kind}"
+    for name, model in CONFIG.models.items()
+    if model.answers.questions
+    for kind in ("json", "md")
+]
+
+
+# Registered models are outputs that exist as long as Ollama has them: a storage of Snakemake's ------------------------
+UNREACHABLE = set()
+
+
+def take_unreachable(error):
+    """Say once that a server does not answer; return whether its models are to be registered.
+
+    They are if the configuration demands a server: then stop_without_server ends the run before its first job. A dry run
+    takes them for registered and plans the rest.
+    """
+    demanded = CONFIG.target == "server" and not workflow.dryrun
+    if str(error) not in UNREACHABLE and not demanded:
+        print(f"{error}; whether its models are still registered is not known, and taken for granted.", file=sys.stderr)
+    UNREACHABLE.add(str(error))
+    return demanded
+
+
+def stop_without_server():
+    """End a run whose registrations can neither be checked nor made."""
+    if UNREACHABLE and CONFIG.target == "server":
+        remedy = "Start it (`ollama serve`), or build what needs no server: snakemake modelfiles."
+        raise WorkflowError(f"{'; '.join(UNREACHABLE)}. {remedy}")
+
+
+snakemake_storage_plugin_ollama.StorageProvider.unreachable = staticmethod(take_unreachable)
+StoragePluginRegistry().register_plugin("snakemake_storage_plugin_ollama", snakemake_storage_plugin_ollama)
+
+
+storage ollama:
+    provider="ollama",
+
+
+REGISTERED_MODEL = storage.ollama(f"ollama://{MARKER}")
+REGISTERED_MODELS = [storage.ollama(f"ollama://{marker}", retrieve=False) for marker in MARKERS]
+EVERYTHING = [CHECKED, MERGE_REPORTS, GGUFS, MODELFILES, MARKERS, REGISTERED_MODELS, TEMPLATE_CHECKS, ANSWERS]
 
 
 # Code is an input -------------------------------------------------------------------------------------------------
@@ -139,6 +193,14 @@ def script(rule_name):
 def library(rule_name):
     """Return the library modules that a rule's script really uses."""
     return [os.path.relpath(module) for module in modules_used_by(Path(script(rule_name)).resolve())]
+
+
+@cache
+def code_digest(rule_name):
+    """Return what changes when a rule's script or a library module of it changes."""
+    return hashlib.sha256(
+        "".join(map(sha256_of, map(Path, [script(rule_name), *library(rule_name)]))).encode()
+    ).hexdigest()
 
 
 def demo_text(name):
@@ -215,6 +277,16 @@ def found_program(program):
     return or_one_message(find_program, program, CONFIG.llama_cpp)
 
 
+@cache
+def program_if_found(program):
+    """Return a list of the program, which is used if it is there."""
+    try:
+        found = find_program(program, CONFIG.llama_cpp)
+    except OllamakeError:
+        return []  # tools.llama_cpp names a folder without it
+    return [str(found)] if found else []
+
+
 def program_path(program):
     """Return where a program of llama.cpp is or will be."""
     return str(found_program(program) or f"{LLAMA_CPP}/bin/{program}")
@@ -224,6 +296,75 @@ def converter_files():
     """Return llama.cpp's converter: of the source tree that the user named, else of the fetched one."""
     found = find_converter(CONFIG.llama_cpp)
     return [str(found)] if found else [f"{LLAMA_CPP}/source/convert_hf_to_gguf.py", f"{LLAMA_CPP}/source.json"]
+
+
+def smallest_quantization(pattern):
+    """Return a function of wildcards: a pattern with a model's smallest quantization."""
+
+    def path(wildcards):
+        quantizations = CONFIG.models[wildcards.model].quantizations
+        smallest = min(quantizations, key=lambda name: QUANTIZATION_TYPES[name].bits_per_weight)
+        return pattern.format(model=wildcards.model, quant=smallest)
+
+    return path
+
+
+def followed_until_done(marker, output, spec):
+    """Return a marker as an input that starts a job only if the job has something to do anyway.
+
+    A registration that is renewed for another prompt, or because the server has lost it, changes nothing that was found
+    out about the model before. But Snakemake does not look at a job at all that follows one to be run by an ancient edge
+    alone, so the edge is ancient only if what the job was done with, which stands in its output, is as it was.
+    """
+    try:
+        done = json.loads(Path(output).read_text(encoding="utf-8"))["spec"] == spec
+    except (OSError, ValueError, KeyError, TypeError):
+        done = False
+    return ancient(marker) if done else marker
+
+
+def marker_to_check(wildcards):
+    """Return the marker of the model whose prompts are checked."""
+    output = TEMPLATE_CHECK.format(model=wildcards.model)
+    return followed_until_done(smallest_quantization(MARKER)(wildcards), output, template_check_spec(wildcards))
+
+
+def marker_to_ask(wildcards):
+    """Return the marker of the model that is asked."""
+    output = ANSWERS_OF_ONE.format(**wildcards)
+    return followed_until_done(MARKER.format(**wildcards), output, question_spec(wildcards))
+
+
+def questions_file(wildcards):
+    """Return the questions that a model asks of another or of itself."""
+    return CONFIG.models[wildcards.asker].answers.questions or []
+
+
+def asked_models(name):
+    """Return label -> (model, quantization) of all that a model's questions are put to, the base first."""
+    model = CONFIG.models[name]
+    asked = {"base": model.answers.base} if model.answers.base else {}
+    labels = {quant: "fine-tune" if quant == model.answers.unquantized else quant for quant in model.quantizations}
+    ordered = sorted(model.quantizations, key=lambda quant: -QUANTIZATION_TYPES[quant].bits_per_weight)
+    return asked | {labels[quant]: (name, quant) for quant in ordered}
+
+
+def labelled_answers(wildcards):
+    """Return LABEL=FILE of all that a model's questions were put to."""
+    return [
+        f"{label}={ANSWERS_OF_ONE.format(model=model, quant=quant, asker=wildcards.model)}"
+        for label, (model, quant) in asked_models(wildcards.model).items()
+    ]
+
+
+def answers_to_compare(wildcards):
+    """Return the files of all that a model's questions were put to."""
+    return [answers.partition("=")[2] for answers in labelled_answers(wildcards)]
+
+
+def judged_quantizations(wildcards):
+    """Return the labels of those that must reach the score: the quantizations that the user named."""
+    return [label for label in asked_models(wildcards.model) if label not in ("base", "fine-tune")]
 
 
 # Params: one sorted JSON a rule, since Snakemake compares params as a set of values without names --------------------
@@ -255,8 +396,9 @@ def check_spec(wildcards):
         weights=identities(wildcards.model, weights),
         dtype=CONFIG.dtype,
         quantizations=model.quantizations,
-        target=CONFIG.target,
-        host=CONFIG.host,
+        target=PLACE["target"],
+        host=PLACE["host"],
+        questions=model.answers.questions,
         compiler_needed=program is None,
     )
 
@@ -281,14 +423,33 @@ def source_spec(wildcards):
     return spec(base=model.base, adapters=[adapter.path for adapter in model.adapters])
 
 
+def template_spec(wildcards):
+    return json.dumps(CONFIG.models[wildcards.model].template, ensure_ascii=False)
+
+
 def modelfile_spec(wildcards):
     model = CONFIG.models[wildcards.model]
     name = model.registered_names[wildcards.quant]
-    return spec(name=name, system=model.system, parameters=model.parameters)
+    return spec(name=name, system=model.system, license=model.license, parameters=model.parameters)
 
 
-def register_spec(wildcards):
-    return spec(target=CONFIG.target, host=CONFIG.host, store=STORE)
+def place_spec(wildcards):
+    return spec(**PLACE)
+
+
+def template_check_spec(wildcards):
+    """Return what a check of prompts depends on beside what is built: place, the user's stop texts, what a difference does."""
+    model = CONFIG.models[wildcards.model]
+    code = code_digest("check_template")
+    return spec(**PLACE, stop=model.parameters.get("stop"), differs=model.template_differs, code=code)
+
+
+def question_spec(wildcards):
+    """Return what answers depend on beside the model: place, questions, and how long an answer may be."""
+    answers = CONFIG.models[wildcards.asker].answers
+    questions = Path(answers.questions)
+    digest = sha256_of(questions) if questions.is_file() else None
+    return spec(**PLACE, questions=digest, max_tokens=answers.max_tokens, code=code_digest("ask_questions"))
 
 
 def program_version(program):
@@ -317,19 +478,22 @@ def quantize_disk_mb(wildcards, input):
 
 # The last word --------------------------------------------------------------------------------------------------
 def say_how_to_chat():
-    """Print the one command that chats with each model that has been registered, and what its merge warned of."""
+    """Print the one command that chats with each model that has been registered, and what its build warned of."""
+    chat = os.path.relpath(os.path.join(workflow.basedir, "scripts/chat.py"))
     for name, model in CONFIG.models.items():
-        merge = Path(f"results/{name}/merge_report.json")
-        for warning in json.loads(merge.read_text(encoding="utf-8"))["warnings"] if merge.exists() else []:
-            print(f"\n{name}, warning of its merge: {warning}", file=sys.stderr)
-        markers = [
-            Path(f"results/{name}/ollama/{quantization}/registered.json") for quantization in model.quantizations
-        ]
-        chat = os.path.relpath(os.path.join(workflow.basedir, "scripts/chat.py"))
+        for kind, file in (
+            ("merge", f"results/{name}/merge_report.json"),
+            ("template", TEMPLATE_CHECK.format(model=name)),
+        ):
+            for warning in (
+                json.loads(Path(file).read_text(encoding="utf-8"))["warnings"] if os.path.exists(file) else []
+            ):
+                print(f"\n{name}, warning of its {kind}: {warning}", file=sys.stderr)
+        markers = [MARKER.format(model=name, quant=quant) for quant in model.quantizations if not model.is_derived]
         commands = [
-            chat_command(json.loads(marker.read_text(encoding="utf-8")), str(marker), chat)
+            chat_command(json.loads(Path(marker).read_text(encoding="utf-8")), marker, chat)
             for marker in markers
-            if marker.exists()
+            if os.path.exists(marker)
         ]
         if commands:
             print(f"\n{name} is ready. Chat with it:\n\n    {commands[0]}\n", file=sys.stderr)

@@ -1,19 +1,55 @@
 """
-Quantized GGUF -> a model in Ollama.
+Quantized GGUF -> a model in Ollama, verified.
 
 OUTPUTS:
+    results/{model}/ollama/template.json                 how conversations are written, and on what that is proven
     results/{model}/ollama/{quant}/Modelfile             for people, and for `ollama create -f`
     results/{model}/ollama/{quant}/create_request.json   the same as the request that registers it
     results/{model}/ollama/{quant}/registered.json       the registration marker, checked against the server or store
+    ollama://results/.../registered.json                 the registered model itself, as the server or store has it now
+    results/{model}/ollama/template_check.json           the prompts that the registered model is given, against the tokenizer's
 
-System prompt and parameters reach only these rules: changing them touches no weight.
+System prompt and parameters reach only Modelfile and registration: changing them touches no weight.
 """
+
+
+rule choose_template:
+    """Find a TEMPLATE for Ollama that says what the tokenizer's chat template says, and prove it."""
+    input:
+        manifest=rules.write_model_files.output.manifest,
+        record=rules.convert_to_gguf.output.record,
+        script=script("choose_template"),
+        library=library("choose_template"),
+    output:
+        "results/{model}/ollama/template.json",
+    log:
+        "logs/choose_template/{model}.log",
+    localrule: True
+    conda:
+        "../envs/ollama.yaml"
+    resources:
+        mem_mb=500,
+    params:
+        policy=template_spec,
+    message:
+        "Choosing the template of {wildcards.model}"
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --model-files {input.manifest:q} \
+            --record {input.record:q} \
+            --policy - \
+            --output {output:q} \
+            <<<{params.policy:q}
+        """
 
 
 rule write_modelfile:
     """Write the Modelfile and the create request from one record: system prompt, parameters, template."""
     input:
         manifest=rules.write_model_files.output.manifest,
+        template=rules.choose_template.output,
         script=script("write_modelfile"),
         library=library("write_modelfile"),
     output:
@@ -36,10 +72,11 @@ rule write_modelfile:
         exec &> >(tee {log:q})
         python {input.script:q} \
             --model-files {input.manifest:q} \
-            --spec {params.spec:q} \
+            --template {input.template:q} \
             --gguf {params.gguf:q} \
             --modelfile {output.modelfile:q} \
-            --request {output.request:q}
+            --request {output.request:q} \
+            <<<{params.spec:q}
         """
 
 
@@ -55,7 +92,8 @@ rule register:
         script=script("register"),
         library=library("register"),
     output:
-        "results/{model}/ollama/{quant}/registered.json",
+        marker=MARKER,
+        registered=REGISTERED_MODEL,
     log:
         "logs/register/{model}.{quant}.log",
     benchmark:
@@ -67,7 +105,8 @@ rule register:
         mem_mb=500,
         ollama=1,
     params:
-        spec=register_spec,
+        spec=place_spec,
+        timeout=lambda wildcards, input: CONFIG.timeout,
     message:
         "Registering {wildcards.model} {wildcards.quant} in Ollama"
     shell:
@@ -77,6 +116,56 @@ rule register:
             --request {input.request:q} \
             --gguf {input.gguf:q} \
             --record {input.record:q} \
+            --spec {params.spec:q} \
+            --timeout {params.timeout} \
+            --output {output.marker:q}
+        touch {output.registered:q}
+        """
+
+
+rule check_template:
+    """Compare the prompts that the registered model is given with those of the tokenizer, text and token ids.
+
+    Of the smallest quantization: all have the same tokenizer and template. A new system prompt does not start it.
+    """
+    input:
+        template=rules.choose_template.output,
+        manifest=rules.write_model_files.output.manifest,
+        record=smallest_quantization("results/{model}/gguf/{model}.{quant}.json"),
+        marker=marker_to_check,
+        tokenize=program_files("llama-tokenize"),
+        script=script("check_template"),
+        library=library("check_template"),
+    output:
+        TEMPLATE_CHECK,
+    log:
+        "logs/check_template/{model}.log",
+    benchmark:
+        "benchmarks/check_template/{model}.tsv"
+    localrule: True
+    conda:
+        "../envs/torch.yaml"
+    resources:
+        mem_mb=1500,
+        ollama=1,
+    params:
+        spec=template_check_spec,
+        gguf=smallest_quantization("results/{model}/gguf/{model}.{quant}.gguf"),
+        tokenize=lambda wildcards, input: program_path("llama-tokenize"),
+        serve=lambda wildcards, input: program_if_found("llama-server"),
+    message:
+        "Checking how {wildcards.model} is prompted"
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --marker {input.marker:q} \
+            --template {input.template:q} \
+            --model-files {input.manifest:q} \
+            --record {input.record:q} \
+            --gguf {params.gguf:q} \
+            --tokenize {params.tokenize:q} \
+            --serve {params.serve:q} \
             --spec {params.spec:q} \
             --output {output:q}
         """

@@ -1,7 +1,7 @@
 """Check what a model is to be built from, and with what, before anything heavy starts.
 
     python scripts/check_inputs.py --model m --spec '{"base": "BASE", "adapters": [], "made_here": [], "dtype": "auto",
-        "quantizations": ["Q4_K_M"], "target": "auto", "host": null, "compiler_needed": false}' \\
+        "quantizations": ["Q4_K_M"], "target": "auto", "host": null, "questions": null, "compiler_needed": false}' \\
         --output results/m/inputs.json
 """
 

@@ -1,34 +1,28 @@
 """The configuration: checked against its schema, defaults filled in, typed.
 
-The schema (config/schemas/config.schema.yaml, JSON Schema 2020-12) is the one description of every key; its messages
-are rewritten here for people: the key's path, what was expected, what was found and the nearest thing that exists.
+The schema (config/schemas/config.schema.yaml, JSON Schema 2020-12) is the one description of every key.
 """
 
 from __future__ import annotations
 
 import copy
-import difflib
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
+from ollamake.configuration_faults import configuration_faults
 from ollamake.errors import OllamakeError
 from ollamake.ollama_name import registered_name
 from ollamake.ollama_parameters import checked_parameters
 from ollamake.quantization_types import QUANTIZATION_TYPES
 
-_FORMATS = FormatChecker(formats=())
-
-
-@_FORMATS.checks("quantization")
-def _is_quantization(value: object) -> bool:
-    return value in QUANTIZATION_TYPES
+_UNQUANTIZED = {"auto": "F16", "float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+"""What the fine-tune is before quantization, by `merge.dtype`."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +34,19 @@ class WeightedAdapter:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """The questions for a model, and what else is asked the same."""
+
+    questions: str | None
+    min_score: float
+    max_tokens: int
+    unquantized: str | None
+    """The type of the fine-tune before quantization, where that is built only to be asked, too."""
+    base: tuple[str, str] | None
+    """Name and quantization of the model without adapter, where that is asked, too."""
+
+
+@dataclass(frozen=True)
 class Model:
     """One model to build; paths are relative to the working directory, or absolute."""
 
@@ -48,9 +55,18 @@ class Model:
     adapters: tuple[WeightedAdapter, ...]
     quantizations: tuple[str, ...]
     system: str | None
+    template: str
+    """`auto`, `gguf` or a TEMPLATE."""
+    template_differs: str
+    license: tuple[str, ...]
     parameters: dict[str, Any]
     registered_names: dict[str, str]
     """Quantization -> name in Ollama."""
+    answers: Answers
+    compare: tuple[str, ...] = ()
+    """What `answers.compare` says."""
+    is_derived: bool = False
+    """Whether it is only built for a comparison: it is not in the user's file."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,8 @@ class Configuration:
     dtype: str
     target: str
     host: str | None
+    store: str
+    timeout: float
     llama_cpp: str | None
     threads: int | None
     keep_merged: bool
@@ -88,35 +106,26 @@ def read_configuration(raw: Mapping[str, Any], schema_file: Path) -> Configurati
     Raises OllamakeError with every fault found, one a line, each with the path of its key.
     """
     schema = yaml.safe_load(schema_file.read_text(encoding="utf-8"))
-    validator = Draft202012Validator(schema, format_checker=_FORMATS)
     raw = _spread_defaults(raw)
-    faults = [
-        line
-        for error in sorted(validator.iter_errors(raw), key=lambda error: [str(part) for part in error.absolute_path])
-        for line in _explain(error, schema)
-    ]
+    faults = configuration_faults(raw, schema)
     if faults:
         raise OllamakeError("the configuration has faults:\n  " + "\n  ".join(faults))
     filled = _with_defaults(raw, schema, schema)
-    models = {name: _model(name, model) for name, model in filled["models"].items()}
+    dtype = filled["merge"]["dtype"]
+    models = with_bases({name: _model(name, model, dtype) for name, model in filled["models"].items()})
     _refuse_shared_names(models.values())
     return Configuration(
         models=models,
-        dtype=filled["merge"]["dtype"],
+        dtype=dtype,
         target=filled["ollama"]["target"],
         host=filled["ollama"]["host"],
+        store=os.path.normpath(Path(filled["ollama"]["store"]).expanduser()),
+        timeout=float(filled["ollama"]["timeout"]),
         llama_cpp=filled["tools"]["llama_cpp"],
         threads=filled["tools"]["threads"],
         keep_merged=filled["keep"]["merged"],
         keep_unquantized=filled["keep"]["unquantized"],
     )
-
-
-def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """Return up to ``count`` known words that look like ``word``, whatever its case, the likeliest first."""
-    by_lower = {candidate.lower(): candidate for candidate in known}
-    matches = difflib.get_close_matches(word.lower(), by_lower, n=count, cutoff=0.5)
-    return [by_lower[match] for match in matches]
 
 
 def _spread_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,29 +172,102 @@ def _with_defaults(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any
     return filled
 
 
-def _model(name: str, filled: Mapping[str, Any]) -> Model:
+def with_bases(models: Mapping[str, Model]) -> dict[str, Model]:
+    """Add the bases that `answers.compare` asks for and that are not among the models anyway."""
+    result = dict(models)
+    for name, model in models.items():
+        if "base" not in model.compare or not model.adapters or model.answers.questions is None:
+            continue
+        base = next((other for other in result.values() if other.base == model.base and not other.adapters), None)
+        if base is None:
+            base = _base_of(model)
+            if base.name in result:
+                raise OllamakeError(
+                    f"models.{base.name}: this name is taken by the base of models.{name} (answers.compare: [base]), but has"
+                    " another base or an adapter. Give it another name."
+                )
+            result[base.name] = base
+        answers = replace(model.answers, base=(base.name, base.quantizations[0]))
+        result[name] = replace(model, answers=answers)
+    return result
+
+
+def _base_of(model: Model) -> Model:
+    """Return the model without its adapters, in its first quantization, for a comparison of answers."""
+    name, quantizations = f"{model.name}-base", model.quantizations[:1]
+    registered = registered_name(name, quantizations[0], quantizations, f"models.{model.name}.answers.compare")
+    return replace(
+        model,
+        name=name,
+        adapters=(),
+        quantizations=quantizations,
+        registered_names={quantizations[0]: registered},
+        template_differs="warn",
+        answers=replace(model.answers, questions=None, unquantized=None),
+        compare=(),
+        is_derived=True,
+    )
+
+
+def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
     key = f"models.{name}"
     if "base" not in filled:
         raise OllamakeError(
             f"{key}.base: missing. It is the folder of the base model that the adapter was trained on,"
             " for example `base: /data/Qwen2.5-32B-Instruct`."
         )
+    answers, ollama = filled["answers"], filled["ollama"]
+    if answers["questions"] and not Path(answers["questions"]).expanduser().is_file():
+        raise OllamakeError(
+            f"{key}.answers.questions: there is no file {answers['questions']}. Expected one with a question a line;"
+            " paths are relative to where Snakemake runs."
+        )
     quantizations = tuple(filled["quantizations"])
+    unquantized = _UNQUANTIZED[dtype] if answers["questions"] and "unquantized" in answers["compare"] else None
+    if unquantized in quantizations:
+        unquantized = None  # It is among those that the user wants anyway, and judged as they are.
+    elif unquantized is not None:
+        quantizations += (unquantized,)
     for quantization in quantizations:
         _refuse_without_imatrix(quantization, f"{key}.quantizations")
-    ollama = filled["ollama"]
+    texts = [text_of(text, f"{key}.ollama.license") for text in ollama["license"] or ()]
     return Model(
         name=name,
         base=_folder(filled["base"]),
         adapters=_adapters(filled, key),
         quantizations=quantizations,
-        system=ollama["system"],
+        system=text_of(ollama["system"], f"{key}.ollama.system"),
+        template=text_of(ollama["template"], f"{key}.ollama.template") or "auto",
+        template_differs=ollama["template_differs"],
+        license=tuple(text for text in texts if text),
         parameters=checked_parameters(ollama["parameters"], f"{key}.ollama.parameters"),
         registered_names={
             quantization: registered_name(ollama["name"] or name, quantization, quantizations, f"{key}.ollama.name")
             for quantization in quantizations
         },
+        answers=Answers(
+            questions=None if answers["questions"] is None else _folder(answers["questions"]),
+            min_score=float(answers["min_score"]),
+            max_tokens=answers["max_tokens"],
+            unquantized=unquantized,
+            base=None,
+        ),
+        compare=tuple(answers["compare"]),
     )
+
+
+def text_of(value: str | Mapping[str, str] | None, key: str) -> str | None:
+    """Return a text that stands in the configuration, or in the file that it names, to the byte.
+
+    Raises OllamakeError naming ``key`` if the file cannot be read as UTF-8.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    path = Path(value["file"]).expanduser()
+    try:
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OllamakeError(f"{key}.file: {path} cannot be read as UTF-8 text ({error})") from error
 
 
 def _adapters(filled: Mapping[str, Any], key: str) -> tuple[WeightedAdapter, ...]:
@@ -241,57 +323,3 @@ def _refuse_shared_names(models: Iterable[Model]) -> None:
                     " Give one of them another `ollama.name`, or use {quant} in it."
                 )
             owners[registered] = owner
-
-
-def _explain(error: ValidationError, root: Mapping[str, Any]) -> list[str]:
-    """Say one fault of the schema in words; one line a fault."""
-    key = _path(error.absolute_path)
-    where = f"{key}: " if key else ""
-    value = error.instance
-    match error.validator:
-        case "additionalProperties":
-            return [_unknown_key(key, name, error.schema["properties"]) for name in _unknown(error)]
-        case "format":
-            close = nearest(str(value), QUANTIZATION_TYPES) or sorted(QUANTIZATION_TYPES)
-            return [f"{where}{value!r} is not a type of llama-quantize. Did you mean {_either(close)}?"]
-        case "enum":
-            return [f"{where}expected one of {', '.join(map(str, error.validator_value))}; found {value!r}"]
-        case "type":
-            expected = error.validator_value
-            wanted = " or ".join(expected) if isinstance(expected, list) else expected
-            return [f"{where}expected {wanted.replace('object', 'keys with values')}; found {value!r}"]
-        case "required":
-            return [f"{where}missing key(s): {', '.join(k for k in error.validator_value if k not in value)}"]
-        case "pattern":
-            return [
-                f"{where}{value!r} cannot be a model's name. It names a folder below results/ and a model in Ollama:"
-                " lower-case letters a-z, digits, dot, dash and underscore, at most 80, beginning with a letter or digit"
-            ]
-        case "minProperties" | "minItems":
-            return [f"{where}is empty; at least one is needed"]
-        case "minLength":
-            return [f"{where}is an empty text"]
-        case "uniqueItems":
-            return [f"{where}the same value stands there twice: {value!r}"]
-    return [f"{where}{error.message}"]
-
-
-def _unknown(error: ValidationError) -> list[str]:
-    return [str(name) for name in error.instance if name not in error.schema["properties"]]
-
-
-def _unknown_key(key: str, name: str, known: Mapping[str, Any]) -> str:
-    close = nearest(name, known, count=1)
-    hint = f"Did you mean {close[0]!r}?" if close else f"Known keys: {', '.join(known)}."
-    return f"{key + '.' if key else ''}{name}: unknown key. {hint}"
-
-
-def _either(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]
-
-
-def _path(parts: Iterable[str | int]) -> str:
-    text = ""
-    for part in parts:
-        text += f"[{part}]" if isinstance(part, int) else f"{'.' if text else ''}{part}"
-    return text

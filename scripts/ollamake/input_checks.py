@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from ollamake.errors import OllamakeError
 from ollamake.free_disk import free_bytes, require_free_disk
 from ollamake.llama_cpp_source import require_compiler
 from ollamake.merge_plan import plan_merge
-from ollamake.ollama_server import OllamaServer
+from ollamake.ollama_server import OllamaServer, ServerUnreachable
 from ollamake.quantization_types import QUANTIZATION_TYPES
+from ollamake.questions import read_questions
 from ollamake.safetensors_header import tensor_bytes
 
 log = logging.getLogger("ollamake")
@@ -30,12 +32,14 @@ def check_inputs(name: str, spec: dict[str, Any], results: Path) -> dict[str, An
     """Check one model and return what was found.
 
     ``spec``: base, adapters (path, weight), made_here (those of the folders that a rule makes, which are checked when they are
-    merged), dtype, quantizations, target, host, compiler_needed. Raises OllamakeError for the first fault.
+    merged), dtype, quantizations, target, host, questions, compiler_needed. Raises OllamakeError for the first fault.
     """
     if spec["compiler_needed"]:
         require_compiler()
-    if spec["target"] == "server":
-        log.info("Ollama %s answers", OllamaServer(spec["host"]).version())
+    if spec["questions"]:
+        questions = read_questions(Path(spec["questions"]), f"models.{name}.answers.questions")
+        log.info("%d questions", len(questions))
+    _check_server(name, spec)
     if spec["made_here"]:
         needed, edited = _MADE_HERE_BYTES, None
     else:
@@ -48,6 +52,24 @@ def check_inputs(name: str, spec: dict[str, Any], results: Path) -> dict[str, An
         "disk_needed_gb": round(needed / 1e9, 2),
         "disk_free_gb": round(free_bytes(results) / 1e9, 2),
     }
+
+
+def _check_server(name: str, spec: dict[str, Any]) -> None:
+    """Raise OllamakeError if the server does not answer, or if there is nobody to answer the questions."""
+    server = OllamaServer(spec["host"])
+    served = spec["target"] != "store"
+    if served:
+        try:
+            log.info("Ollama %s at %s", server.version(), server.address)
+        except ServerUnreachable:
+            if spec["target"] == "server":
+                raise
+            served = False
+    if spec["questions"] and not served and shutil.which("ollama") is None:
+        raise OllamakeError(
+            f"models.{name}.answers.questions: nobody can answer them: no Ollama server is used ({server.address}), and there is"
+            " no `ollama` on PATH to serve the store. Install Ollama, set ollama.host, or leave out the questions."
+        )
 
 
 def _check_model(name: str, spec: dict[str, Any], results: Path) -> tuple[int, int]:
@@ -81,7 +103,8 @@ def _bytes_to_write(folder: Path, name: str, tensors: Sequence[dict[str, Any]], 
 
 def refuse_unknown(spec: dict[str, Any]) -> None:
     """Raise OllamakeError for a specification by hand that lacks a key."""
-    expected = {"base", "adapters", "made_here", "dtype", "quantizations", "target", "host", "compiler_needed"}
+    expected = {"base", "adapters", "made_here", "dtype", "quantizations", "target", "host"}
+    expected |= {"questions", "compiler_needed"}
     missing = expected - spec.keys()
     if missing:
         raise OllamakeError(f"--spec lacks {', '.join(sorted(missing))}")

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ollamake.configuration import nearest, overlay_models, read_configuration
+from ollamake.configuration import overlay_models, read_configuration
+from ollamake.configuration_faults import nearest
 from ollamake.errors import OllamakeError
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +36,92 @@ def test_five_lines_are_enough() -> None:
     assert configuration.dtype == "auto"
     assert configuration.keep_merged
     assert configuration.keep_unquantized
+
+
+def test_the_defaults_of_what_need_not_be_said() -> None:
+    configuration = read("models: {m: {base: b}}")
+    assert (configuration.host, configuration.store, configuration.timeout) == (None, "results/ollama-store", 30.0)
+    model = configuration.models["m"]
+    assert (model.template, model.template_differs, model.license) == ("auto", "stop", ())
+    answers = model.answers
+    assert (answers.questions, answers.min_score, answers.max_tokens) == (None, 0.8, 512)
+    assert (answers.unquantized, answers.base, model.compare, model.is_derived) == (None, None, (), False)
+
+
+def test_every_key_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    configuration = read("""
+ollama: {target: server, host: "gpu:5000", store: ~/models/, timeout: 90}
+models:
+  m:
+    base: b
+    ollama: {template: "{{ .Prompt }}", template_differs: warn, license: [MIT, null, " BSD "]}
+    answers: {questions: ./q.jsonl, min_score: 1, max_tokens: 7}
+""")
+    assert (configuration.target, configuration.host) == ("server", "gpu:5000")
+    assert (configuration.store, configuration.timeout) == ("/home/me/models", 90.0)
+    model = configuration.models["m"]
+    assert (model.template, model.template_differs) == ("{{ .Prompt }}", "warn")
+    assert model.license == ("MIT", " BSD ")
+    answers = model.answers
+    assert (answers.questions, answers.min_score, answers.max_tokens) == ("q.jsonl", 1.0, 7)
+
+
+@pytest.mark.parametrize(("said", "template"), [("auto", "auto"), ("gguf", "gguf"), ("null", "auto")])
+def test_policies_of_the_template(said: str, template: str) -> None:
+    assert read(f"models: {{m: {{base: b, ollama: {{template: {said}}}}}}}").models["m"].template == template
+
+
+TEXT = "道路設計\r\n\u3000\ttwo\n\n  \ufeffend "
+
+
+@pytest.mark.parametrize("key", ["system", "template", "license"])
+def test_a_text_in_a_file_is_taken_to_the_byte(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(TEXT.encode())
+    value: Any = {"file": str(path)}
+    text = yaml.safe_dump({"models": {"m": {"base": "b", "ollama": {key: [value] if key == "license" else value}}}})
+    found = getattr(read(text).models["m"], key)
+    assert (found[0] if key == "license" else found) == TEXT
+
+
+def test_a_file_below_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "system.txt").write_bytes(b"S")
+    assert read("models: {m: {base: b, ollama: {system: {file: ~/system.txt}}}}").models["m"].system == "S"
+
+
+@pytest.mark.parametrize(
+    ("written", "key"),
+    [
+        ("system: {file: FILE}", "models.m.ollama.system.file"),
+        ("template: {file: FILE}", "models.m.ollama.template.file"),
+        ("license: [MIT, {file: FILE}]", "models.m.ollama.license.file"),
+    ],
+)
+@pytest.mark.parametrize("content", [None, b"\xff"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, written: str, key: str, content: bytes | None) -> None:
+    path = tmp_path / "text"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(OllamakeError) as caught:
+        read(f"models: {{m: {{base: b, ollama: {{{written.replace('FILE', str(path))}}}}}}}")
+    assert str(caught.value).startswith(f"{key}: {path} cannot be read as UTF-8 text (")
+
+
+def test_a_text_takes_the_place_of_a_file_in_the_defaults_and_the_other_way_round(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"A")
+    (tmp_path / "b").write_bytes(b"B")
+    models = read(f"""
+defaults: {{base: b, ollama: {{system: {{file: {tmp_path}/a}}, template: text}}}}
+models:
+  one: {{}}
+  two: {{ollama: {{system: said, template: {{file: {tmp_path}/b}}}}}}
+  three: {{ollama: {{system: {{file: {tmp_path}/b}}}}}}
+  four: {{ollama: {{system: null}}}}
+""").models
+    assert [model.system for model in models.values()] == ["A", "said", "B", None]
+    assert [model.template for model in models.values()] == ["text", "B", "text", "text"]
 
 
 def test_several_adapters() -> None:
@@ -111,6 +198,40 @@ FAULTS = {
     "models: {m: {base: b, ollama: {parameters: {temprature: 1}}}}": ["parameters.temprature", "temperature"],
     "models: {m: {base: b, ollama: {parameters: {temperature: hot}}}}": ["temperature: expected a number; found 'hot'"],
     "models: {m: {base: b, ollama: {name: 'a b'}}}": ["models.m.ollama.name: 'a b:q4_k_m'"],
+    "models: {m: {base: b}}\nollama: {store: ''}": ["ollama.store: is an empty text"],
+    "models: {m: {base: b}}\nollama: {store: null}": ["ollama.store: expected string; found None"],
+    "models: {m: {base: b}}\nollama: {timeout: 0}": ["ollama.timeout: expected more than 0; found 0"],
+    "models: {m: {base: b}}\nollama: {timeout: long}": ["ollama.timeout: expected number; found 'long'"],
+    "models: {m: {base: b}}\nollama: {time_out: 5}": ["ollama.time_out: unknown key", "'timeout'"],
+    "models: {m: {base: b, ollama: {system: {fiel: x}}}}": [
+        "models.m.ollama.system.fiel: unknown key",
+        "'file'",
+        "models.m.ollama.system: missing key(s): file",
+    ],
+    "models: {m: {base: b, ollama: {system: {file: ''}}}}": ["models.m.ollama.system.file: is an empty text"],
+    "models: {m: {base: b, ollama: {system: 5}}}": [
+        "models.m.ollama.system: expected string or keys with values or null; found 5"
+    ],
+    "models: {m: {base: b, ollama: {template: [a]}}}": [
+        "models.m.ollama.template: expected string or keys with values"
+    ],
+    "models: {m: {base: b, ollama: {template_differs: ignore}}}": [
+        "models.m.ollama.template_differs: expected one of stop, warn; found 'ignore'"
+    ],
+    "models: {m: {base: b, ollama: {license: MIT}}}": ["models.m.ollama.license: expected array or null; found 'MIT'"],
+    "models: {m: {base: b, ollama: {license: []}}}": ["models.m.ollama.license: is empty"],
+    "models: {m: {base: b, ollama: {license: [MIT, 5]}}}": ["models.m.ollama.license[1]: expected string or keys"],
+    "models: {m: {base: b, answers: {question: q}}}": ["models.m.answers.question: unknown key", "'questions'"],
+    "models: {m: {base: b, answers: {questions: ''}}}": ["models.m.answers.questions: is an empty text"],
+    "models: {m: {base: b, answers: {questions: [q]}}}": ["models.m.answers.questions: expected string or null"],
+    "models: {m: {base: b, answers: {min_score: 80}}}": ["models.m.answers.min_score: expected at most 1; found 80"],
+    "models: {m: {base: b, answers: {min_score: -1}}}": ["models.m.answers.min_score: expected at least 0; found -1"],
+    "models: {m: {base: b, answers: {max_tokens: 0}}}": ["models.m.answers.max_tokens: expected at least 1; found 0"],
+    "models: {m: {base: b, answers: {compare: base}}}": ["models.m.answers.compare: expected array; found 'base'"],
+    "models: {m: {base: b, answers: {compare: [bases]}}}": [
+        "models.m.answers.compare[0]: expected one of base, unquantized; found 'bases'"
+    ],
+    "models: {m: {base: b, answers: {compare: [base, base]}}}": ["models.m.answers.compare", "twice"],
     "models: {a: {base: b, ollama: {name: x}}, c: {base: b, ollama: {name: X}}}": [
         "would both be registered as 'x:q4_k_m'"
     ],
@@ -128,6 +249,125 @@ def test_faults(text: str) -> None:
     for words in FAULTS[text]:
         assert words in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_a_base_is_built_for_comparison() -> None:
+    models = read("""
+models:
+  m:
+    base: b
+    adapter: a
+    quantizations: [Q8_0, Q4_K_M]
+    ollama: {name: "me/m:{quant}", system: S, license: [MIT], parameters: {top_k: 1}, template: T}
+    answers: {questions: q, compare: [base]}
+""").models
+    assert list(models) == ["m", "m-base"]
+    model, base = models["m"], models["m-base"]
+    assert model.answers.base == ("m-base", "Q8_0")
+    assert not model.is_derived
+    assert (base.base, base.adapters, base.quantizations) == ("b", (), ("Q8_0",))
+    assert base.registered_names == {"Q8_0": "m-base:q8_0"}
+    assert (base.system, base.license, base.parameters, base.template) == ("S", ("MIT",), {"top_k": 1}, "T")
+    # Nothing of its own is demanded of it.
+    assert (base.is_derived, base.answers.questions, base.template_differs) == (True, None, "warn")
+
+
+@pytest.mark.parametrize("order", ["first, m", "m, first"])
+def test_a_model_that_is_the_base_anyway_is_compared_with(order: str) -> None:
+    described = {
+        "first": "first: {base: ./b/, quantizations: [Q6_K, Q8_0]}",
+        "m": "m: {base: b, adapter: a, answers: {questions: q, compare: [base]}}",
+    }
+    text = "models: {" + ", ".join(described[name] for name in order.split(", ")) + "}"
+    models = read(text).models
+    assert sorted(models) == ["first", "m"]
+    assert models["m"].answers.base == ("first", "Q6_K")
+    assert not models["first"].is_derived
+
+
+def test_models_of_one_base_share_it_and_others_do_not() -> None:
+    models = read("""
+defaults: {answers: {questions: q, compare: [base]}}
+models:
+  one: {base: b, adapter: x}
+  two: {base: b, adapter: y}
+  three: {base: other, adapter: x}
+""").models
+    assert list(models) == ["one", "two", "three", "one-base", "three-base"]
+    assert [models[name].answers.base for name in ("one", "two", "three")] == [
+        ("one-base", "Q4_K_M"),
+        ("one-base", "Q4_K_M"),
+        ("three-base", "Q4_K_M"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "{base: b, answers: {questions: q, compare: [base]}}",
+        "{base: b, adapter: a, answers: {compare: [base, unquantized]}}",
+        "{base: b, adapter: a, answers: {questions: q}}",
+    ],
+)
+def test_nothing_is_built_for_a_comparison_that_is_none(model: str) -> None:
+    models = read(f"models: {{m: {model}}}").models
+    assert list(models) == ["m"]
+    assert models["m"].quantizations == ("Q4_K_M",)
+    assert (models["m"].answers.base, models["m"].answers.unquantized) == (None, None)
+
+
+@pytest.mark.parametrize("taken", ["{base: other}", "{base: b, adapter: c}"])
+def test_a_name_that_the_base_for_comparison_would_have(taken: str) -> None:
+    with pytest.raises(OllamakeError) as caught:
+        read(f"models: {{m-base: {taken}, m: {{base: b, adapter: a, answers: {{questions: q, compare: [base]}}}}}}")
+    assert str(caught.value).startswith(
+        "models.m-base: this name is taken by the base of models.m (answers.compare: [base])"
+    )
+    assert str(caught.value).endswith("Give it another name.")
+
+
+def test_a_registered_name_that_the_base_for_comparison_would_have() -> None:
+    with pytest.raises(OllamakeError, match=r"would both be registered as 'm-base:q8_0'"):
+        read("""
+models:
+  m: {base: b, adapter: a, quantizations: [Q8_0], answers: {questions: q, compare: [base]}}
+  other: {base: c, quantizations: [Q8_0], ollama: {name: m-base}}
+""")
+
+
+def test_a_base_for_comparison_whose_name_would_be_too_long() -> None:
+    with pytest.raises(OllamakeError, match=r"models\.x+\.answers\.compare: 'x+-base:q4_k_m' is not a name"):
+        read(f"models: {{{'x' * 78}: {{base: b, adapter: a, answers: {{questions: q, compare: [base]}}}}}}")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [("auto", "F16"), ("float16", "F16"), ("bfloat16", "BF16"), ("float32", "F32")]
+)
+def test_the_fine_tune_before_quantization_has_the_type_of_the_merge(dtype: str, kind: str) -> None:
+    text = "models: {m: {base: b, adapter: a, answers: {questions: q, compare: [unquantized]}}}"
+    model = read(f"{text}\nmerge: {{dtype: {dtype}}}").models["m"]
+    assert model.answers.unquantized == kind
+    assert model.quantizations == ("Q4_K_M", kind)
+    assert model.registered_names == {"Q4_K_M": "m:q4_k_m", kind: f"m:{kind.lower()}"}
+
+
+def test_an_unquantized_type_that_is_named_anyway_is_not_built_twice() -> None:
+    text = "{base: b, quantizations: [F16, Q8_0], answers: {questions: q, compare: [unquantized]}}"
+    model = read(f"models: {{m: {text}}}").models["m"]
+    assert (model.quantizations, model.answers.unquantized) == (("F16", "Q8_0"), "F16")
+
+
+def test_both_comparisons_at_once() -> None:
+    models = read("""
+models: {m: {base: b, adapter: a, answers: {questions: q, compare: [base, unquantized]}}}
+""").models
+    assert models["m"].quantizations == ("Q4_K_M", "F16")
+    assert models["m-base"].quantizations == ("Q4_K_M",)
+
+
+def test_one_name_with_a_tag_has_no_room_for_the_fine_tune_before_quantization() -> None:
+    with pytest.raises(OllamakeError, match=r"models\.m\.ollama\.name: 'm:mine' .* 2 quantizations \(Q4_K_M, F16\)"):
+        read("models: {m: {base: b, ollama: {name: 'm:mine'}, answers: {questions: q, compare: [unquantized]}}}")
 
 
 def test_all_faults_are_told_at_once() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from played_server import playing
 
 from ollamake import input_checks
 from ollamake.errors import OllamakeError
@@ -19,7 +20,8 @@ def spec(base: Path, adapter: Path | None, **changes: Any) -> dict[str, Any]:
         "dtype": "auto",
         "quantizations": ["Q4_K_M", "Q8_0"],
         "target": "store",
-        "host": None,
+        "host": "127.0.0.1:1",
+        "questions": None,
         "compiler_needed": False,
     }
     return values | changes
@@ -76,6 +78,82 @@ def test_what_a_rule_makes_is_not_looked_for(tmp_path: Path) -> None:
     )
 
 
+QUESTION = '{"question": "設計速度は？", "expect": "80"}'
+
+
+@pytest.fixture
+def questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of questions, on a machine without Ollama."""
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    (tmp_path / "questions.jsonl").write_text(f"{QUESTION}\n{QUESTION}\n", encoding="utf-8")
+    return tmp_path / "questions.jsonl"
+
+
+def check_questions(tmp_path: Path, questions: Path, **changes: Any) -> None:
+    made = str(tmp_path / "made")
+    check_inputs("m", spec(Path(made), None, made_here=[made], questions=str(questions), **changes), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, r"models\.m\.answers\.questions: .*questions\.jsonl cannot be read"),
+        ("", r"models\.m\.answers\.questions: .* has no questions"),
+        (f"{QUESTION}\n\n{{}}\n", r"models\.m\.answers\.questions: .*questions\.jsonl, line 3: `messages` is missing"),
+    ],
+)
+def test_faults_of_the_questions_are_told_before_anything_is_built(
+    tmp_path: Path, questions: Path, content: str | None, words: str
+) -> None:
+    questions.unlink()
+    if content is not None:
+        questions.write_text(content, encoding="utf-8")
+    with pytest.raises(OllamakeError, match=words):
+        check_questions(tmp_path, questions)
+
+
+@pytest.mark.parametrize("target", ["auto", "store"])
+def test_questions_that_nobody_can_answer(tmp_path: Path, questions: Path, target: str) -> None:
+    with pytest.raises(
+        OllamakeError, match=r"models\.m\.answers\.questions: nobody can answer them: .*no `ollama` on PATH"
+    ):
+        check_questions(tmp_path, questions, target=target)
+
+
+@pytest.mark.parametrize("target", ["auto", "store"])
+def test_an_ollama_on_path_can_serve_the_store_and_answer(
+    tmp_path: Path, questions: Path, caplog: pytest.LogCaptureFixture, target: str
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/ollama").write_text("")
+    (tmp_path / "bin/ollama").chmod(0o755)
+    with caplog.at_level("INFO", "ollamake"):
+        check_questions(tmp_path, questions, target=target)
+    assert "2 questions" in caplog.text
+
+
+@pytest.mark.parametrize(("target", "answered"), [("auto", True), ("server", True), ("store", False)])
+def test_a_server_answers_if_models_are_registered_there(
+    tmp_path: Path, questions: Path, target: str, answered: bool
+) -> None:
+    with playing() as server:
+        if answered:
+            check_questions(tmp_path, questions, target=target, host=server.address)
+        else:
+            with pytest.raises(OllamakeError, match="nobody can answer them"):
+                check_questions(tmp_path, questions, target=target, host=server.address)
+            assert server.requests == []
+
+
+def test_without_questions_nobody_need_be_there_to_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    made = str(tmp_path / "made")
+    for target in ("auto", "store"):
+        check_inputs("m", spec(Path(made), None, made_here=[made], target=target), tmp_path)
+
+
 def test_a_specification_by_hand_that_lacks_a_key() -> None:
-    with pytest.raises(OllamakeError, match="--spec lacks host, target"):
-        input_checks.refuse_unknown({key: None for key in spec(Path("b"), None) if key not in ("host", "target")})
+    left_out = ("host", "questions", "target")
+    with pytest.raises(OllamakeError, match="--spec lacks host, questions, target"):
+        input_checks.refuse_unknown({key: None for key in spec(Path("b"), None) if key not in left_out})
+    input_checks.refuse_unknown(spec(Path("b"), None))
