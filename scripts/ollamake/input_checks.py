@@ -61,8 +61,8 @@ def _check_server(name: str, spec: dict[str, Any]) -> None:
     if served:
         try:
             log.info("Ollama %s at %s", server.version(), server.address)
-        except ServerUnreachable:
-            if spec["target"] == "server":
+        except ServerUnreachable as error:
+            if spec["target"] == "server" or not error.nobody_there:
                 raise
             served = False
     if spec["questions"] and not served and shutil.which("ollama") is None:

@@ -47,6 +47,9 @@ _FOR_GOOD = re.compile(
 class ServerUnreachable(OllamakeError):
     """No Ollama answers at the address."""
 
+    nobody_there: bool = True
+    """Whether nothing at all took the request: otherwise there is a server, which fails or is silent."""
+
 
 class NoSuchModel(OllamakeError):
     """The server has no model of that name, or a blob of it is gone."""
@@ -101,10 +104,12 @@ class OllamaServer:
                 answer = self._request("GET", "/api/version")
             return str(answer.json()["version"])
         except (*_PASSING, httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
-            raise ServerUnreachable(
+            unreachable = ServerUnreachable(
                 f"no Ollama server answers at {self.address} ({_first_line(error)}). Start it (`ollama serve`),"
                 " set ollama.host or OLLAMA_HOST to its address, or set ollama.target to store."
-            ) from error
+            )
+            unreachable.nobody_there = not _is_there(error)
+            raise unreachable from error
 
     def digests(self, once: bool = False) -> dict[tuple[str, str, str, str], str]:
         """Return name (as manifest_path) -> manifest digest of every model, in one request.
@@ -319,6 +324,13 @@ def _first_line(error: Exception) -> str:
     if isinstance(error, httpx.TimeoutException):
         return f"silent for too long, {type(error).__name__}"
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _is_there(error: Exception) -> bool:
+    """Whether a failure is that of a server which is there: not every web page at the address is one."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code >= 500
+    return isinstance(error, httpx.ReadError | httpx.ReadTimeout | httpx.RemoteProtocolError)
 
 
 def _reason(answer: httpx.Response) -> str:

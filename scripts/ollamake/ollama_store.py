@@ -18,9 +18,11 @@ from typing import Any
 
 from ollamake.atomic_write import publish
 from ollamake.errors import OllamakeError
+from ollamake.file_digest import sha256_of
 from ollamake.free_disk import require_free_disk
 from ollamake.ollama_manifest import Manifest
 from ollamake.ollama_name import manifest_path
+from ollamake.progress import progress_bar
 
 log = logging.getLogger("ollamake")
 
@@ -42,9 +44,10 @@ class OllamaStore:
         return path.is_file() and (size is None or path.stat().st_size == size)
 
     def write(self, name: str, manifest: Manifest, gguf: Path, digest: str) -> None:
-        """Put a model into the store; ``digest`` is the sha256 of ``gguf``, which is not read where it can be linked.
+        """Put a model into the store; ``digest`` is the sha256 of ``gguf``, which is read only if its blob is not there yet.
 
-        Raises OllamakeError where the folder cannot be written to, and where blobs keep vanishing.
+        Raises OllamakeError where the folder cannot be written to, where the GGUF is another than its digest says, and where
+        blobs keep vanishing.
         """
         size = gguf.stat().st_size
         try:
@@ -87,6 +90,13 @@ class OllamaStore:
         if self.has_blob(digest, size):
             self._keep_from_sweeping(digest)
             return
+        with progress_bar(size, f"sha256 of {gguf.name}") as progress:
+            found = sha256_of(gguf, progress.update)
+        if found != digest:
+            raise OllamakeError(
+                f"{gguf} is not the file that was quantized: its sha256 is {found}, its record says {digest}. Delete it and run"
+                " again; it is quantized anew."
+            )
         temporary = self._temporary()
         try:
             _link_or_copy(gguf, temporary, size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ from ollamake.errors import OllamakeError
 from ollamake.ollama_manifest import form_of_version, manifest_of
 from ollamake.ollama_server import PATIENCE, OllamaServer, ServerUnreachable
 from ollamake.ollama_store import OllamaStore
-from ollamake.verification import predicted_digest, server_differences, store_differences
+from ollamake.verification import blob_damage, predicted_digest, server_differences, store_differences
 
 log = logging.getLogger("ollamake")
 
@@ -52,8 +53,9 @@ class Place:
         server = OllamaServer(self.host, self.timeout)
         try:
             log.info("Ollama %s at %s", server.version(), server.address)
-        except ServerUnreachable:
-            if self.target == "server":
+        except ServerUnreachable as error:
+            # A server that is there but fails just now is not to be passed over in silence.
+            if self.target == "server" or not error.nobody_there:
                 raise
             log.info("no Ollama server at %s: registering in the store %s", server.address, self.store)
             return None
@@ -109,7 +111,9 @@ def marker_differences(marker: Mapping[str, Any], request: CreateRequest, weight
         return store_differences(store, request, weights, marker["manifest_digest"], deep=True)
     server = OllamaServer(marker["host"])
     server.version()
-    differences, _ = server_differences(server, request, weights, marker["manifest_digest"])
+    differences, manifest = server_differences(server, request, weights, marker["manifest_digest"])
+    if manifest is not None:
+        differences += blob_damage(server.show(request.name), weights)
     return differences
 
 
@@ -187,10 +191,17 @@ def _refuse(differences: list[str], name: str, where: str) -> None:
 @contextmanager
 def _one_at_a_time(place: str) -> Iterator[None]:
     """Hold the lock of a server or store: Ollama has none, and parallel creates lose blobs."""
+    # All the names by which a machine calls itself are one server.
+    place = re.sub(r"(?<=://)(localhost|0\.0\.0\.0|\[::1?\])(?=[:/]|$)", "127.0.0.1", place)
     name = f"ollamake-{hashlib.sha256(place.encode()).hexdigest()[:16]}.lock"
     lock = FileLock(Path(tempfile.gettempdir()) / name, mode=0o666)
     try:
         lock.acquire(timeout=0)
+    except PermissionError as error:
+        raise OllamakeError(
+            f"the lock {lock.lock_file} belongs to another user of this machine ({error}). Two users who register on one server"
+            " take turns by it: remove it when nobody registers, or set TMPDIR to a folder of your own."
+        ) from error
     except Timeout:
         log.info("another run registers on %s; waiting for it", place)
         lock.acquire()

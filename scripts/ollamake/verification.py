@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from ollamake.create_request import CreateRequest
@@ -48,6 +50,19 @@ def server_differences(
         f"the blob of the {kind} (sha256 {blob}) is not there" for kind, blob in blobs if not server.has_blob(blob)
     ]
     return found, digest
+
+
+def blob_damage(shown: ShownModel, weights: str) -> list[str]:
+    """Return whether a server's blob of the weights is damaged, where it lies on this machine and may be read.
+
+    A server checks a blob when it comes and never again.
+    """
+    blob = Path(shown.weights_path or "")
+    if not blob.is_absolute() or not os.access(blob, os.R_OK):
+        return []
+    with progress_bar(blob.stat().st_size, f"sha256 of {blob.name[:19]}") as progress:
+        found = sha256_of(blob, progress.update)
+    return [] if found == weights else [f"the blob {blob} has other bytes than its name says: it is damaged"]
 
 
 def predicted_digest(server_version: str, request: CreateRequest, record: Mapping[str, Any], shown: ShownModel) -> str:

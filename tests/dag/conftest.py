@@ -14,11 +14,11 @@ from snakemake_runs import LLAMA_CPP, REPOSITORY
 
 @pytest.fixture(scope="session")
 def programs(llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with llama-quantize and llama.cpp's source, as a user may name it in tools.llama_cpp."""
-    program = llama_cpp("llama-quantize")
+    """A folder with llama.cpp's programs and source, as a user may name it in tools.llama_cpp."""
     folder = tmp_path_factory.mktemp("llama.cpp")
     (folder / "bin").mkdir()
-    shutil.copy2(program, folder / "bin")
+    for program in ("llama-quantize", "llama-tokenize"):
+        shutil.copy2(llama_cpp(program), folder / "bin")
     (folder / "source").symlink_to(LLAMA_CPP / "source")
     return folder
 

@@ -17,8 +17,10 @@ from dag_build import Build, save_small_adapter, save_small_base
 from safetensors.torch import load_file, save_file
 from snakemake_runs import REPOSITORY, run_snakemake
 
-FROM_THE_GGUF = {"quantize": 2, "register": 2}
-FROM_A_SHARD = {"merge_shard": 1, "write_merge_report": 1, "convert_to_gguf": 1, **FROM_THE_GGUF}
+PROMPT = {"write_modelfile": 2, "register": 2}
+FROM_THE_GGUF = {"quantize": 2, "register": 2, "check_template": 1}
+FROM_CONVERSION = {"convert_to_gguf": 1, "choose_template": 1, **PROMPT, **FROM_THE_GGUF}
+FROM_A_SHARD = {"merge_shard": 1, "write_merge_report": 1, **FROM_CONVERSION}
 FROM_ONE_SHARD = {"check_inputs": 1, **FROM_A_SHARD}
 
 
@@ -33,12 +35,12 @@ def test_nothing(build: Build) -> None:
 
 def test_a_system_prompt(build: Build) -> None:
     build.model()["ollama"]["system"] = "Answer briefly."
-    assert build.planned() == {"write_modelfile": 2, "register": 2}
+    assert build.planned() == PROMPT
 
 
 def test_a_parameter(build: Build) -> None:
     build.model()["ollama"]["parameters"]["temperature"] = 0.2
-    assert build.planned() == {"write_modelfile": 2, "register": 2}
+    assert build.planned() == PROMPT
 
 
 def test_two_parameters_that_swap_values(build: Build) -> None:
@@ -46,12 +48,12 @@ def test_two_parameters_that_swap_values(build: Build) -> None:
     build.write_config()
     build.run("--cores", "1", "all")
     build.model()["ollama"]["parameters"] = {"temperature": 0.1, "top_p": 0.9}
-    assert build.planned() == {"write_modelfile": 2, "register": 2}
+    assert build.planned() == PROMPT
 
 
 def test_another_name_in_ollama(build: Build) -> None:
     build.model()["ollama"]["name"] = "road"
-    assert build.planned() == {"write_modelfile": 2, "register": 2}
+    assert build.planned() == PROMPT
 
 
 def test_a_quantization_added(build: Build) -> None:
@@ -80,8 +82,10 @@ def test_a_second_model(build: Build) -> None:
         "write_model_files",
         "convert_to_gguf",
         "quantize",
+        "choose_template",
         "write_modelfile",
         "register",
+        "check_template",
     )
     assert build.planned() == {"merge_shard": 3, **dict.fromkeys(one_each, 1)}
 
@@ -96,7 +100,7 @@ def test_the_adapter_retrained(build: Build, seconds: int) -> None:
 def test_the_weight_of_an_adapter(build: Build) -> None:
     model = build.model()
     model["adapters"] = [{"path": model.pop("adapter"), "weight": 0.5}]
-    everything = {"plan_merge": 1, "write_model_files": 1, "write_modelfile": 2, "merge_shard": 3}
+    everything = {"plan_merge": 1, "write_model_files": 1, "merge_shard": 3}
     assert build.planned() == FROM_ONE_SHARD | everything
 
 
@@ -114,7 +118,7 @@ def test_one_base_shard_replaced(build: Build, tmp_path: Path) -> None:
         "adapter/*",
         "base/*.json",
         "results/small/merged/*",
-        "results/small/gguf/*.json",
+        "results/small/gguf/*",
         "results/small/*.json",
     ],
 )
@@ -146,20 +150,28 @@ def test_a_touched_shard_stays_unchanged_after_a_rebuild_for_another_reason(buil
                 "merge_shard": 3,
                 "write_merge_report": 1,
                 "write_model_files": 1,
-                "convert_to_gguf": 1,
-                "write_modelfile": 2,
-                **FROM_THE_GGUF,
+                **FROM_CONVERSION,
             },
         ),
         ("merge_shard", FROM_A_SHARD | {"merge_shard": 3}),
         ("write_merge_report", {"write_merge_report": 1}),
-        ("convert_to_gguf", {"convert_to_gguf": 1, **FROM_THE_GGUF}),
+        ("convert_to_gguf", FROM_CONVERSION),
         ("quantize", FROM_THE_GGUF),
-        ("write_modelfile", {"write_modelfile": 2, "register": 2}),
+        ("write_modelfile", PROMPT),
         ("register", {"register": 2}),
+        ("choose_template", {"choose_template": 1, **PROMPT, "check_template": 1}),
+        ("check_template", {"check_template": 1}),
+        ("verify", {}),
+        ("ask_questions", {}),
         ("check_inputs", {"check_inputs": 1}),
-        ("ollamake/modelfile", {"write_modelfile": 2, "register": 2}),
+        ("ollamake/modelfile", PROMPT),
         ("ollamake/ollama_store", {"register": 2}),
+        ("ollamake/ollama_manifest", {"register": 2}),
+        ("ollamake/prompt_check", {"check_template": 1}),
+        ("ollamake/template_probing", {"choose_template": 1, **PROMPT, "check_template": 1}),
+        ("ollamake/generation_defaults", {"choose_template": 1, **PROMPT, "check_template": 1}),
+        ("ollamake/drift", {}),
+        ("snakemake_storage_plugin_ollama/__init__", {}),
         ("ollamake/merge_arithmetic", FROM_A_SHARD | {"merge_shard": 3}),
         ("ollamake/peft_module", FROM_A_SHARD | {"merge_shard": 3}),
         ("ollamake/merge_plot", {"write_merge_report": 1}),
@@ -200,7 +212,9 @@ def test_another_version_of_llama_quantize(build: Build, programs: Path, tmp_pat
 @pytest.mark.parametrize(
     ("deleted", "jobs"),
     [
-        ("gguf/small.Q4_K_M.gguf", {"quantize": 1, "register": 1}),
+        ("gguf/small.Q4_K_M.gguf", {"quantize": 1, "register": 1, "check_template": 1}),
+        ("ollama/template_check.json", {"check_template": 1}),
+        ("ollama/template.json", {}),
         ("ollama/Q8_0/Modelfile", {"write_modelfile": 1, "register": 1}),
         ("ollama/Q8_0/registered.json", {"register": 1}),
         ("inputs.json", {"check_inputs": 1}),
@@ -316,14 +330,14 @@ def test_intermediates_that_are_not_kept_go_and_are_not_missed(build: Build) -> 
     assert sorted(file.name for file in results.glob("gguf/*.gguf")) == ["small.Q4_K_M.gguf", "small.Q8_0.gguf"]
     assert build.planned() == {}
     build.model()["ollama"]["system"] = "Answer briefly."
-    assert build.planned() == {"write_modelfile": 2, "register": 2}
+    assert build.planned() == PROMPT
 
 
 def test_without_a_target_everything_is_built(build: Build) -> None:
     """The first rule is the default target, and a rule in an included file never is."""
     build.model()["ollama"]["system"] = "Answer briefly."
     build.write_config()
-    assert build.planned() == build.planned("all") == {"write_modelfile": 2, "register": 2}
+    assert build.planned() == build.planned("all") == PROMPT
 
 
 def test_stages_build_only_what_they_need(build: Build) -> None:
@@ -333,8 +347,8 @@ def test_stages_build_only_what_they_need(build: Build) -> None:
     stages = {
         "merged": merge | {"write_merge_report": 1},
         "gguf": gguf,
-        "modelfiles": gguf | {"write_modelfile": 2},
-        "registered": gguf | {"write_modelfile": 2, "register": 2},
+        "modelfiles": gguf | {"choose_template": 1, "write_modelfile": 2},
+        "registered": gguf | {"choose_template": 1, "check_template": 1} | PROMPT,
     }
     for stage, jobs in stages.items():
         planned = build.planned(stage)

@@ -1,16 +1,19 @@
-"""A real Ollama: found on PATH or in OLLAMA_BIN, else built from its Go module."""
+"""A real Ollama, found on PATH or in OLLAMA_BIN, else built from its Go module; and servers that a test may kill."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from faulty_proxy import FaultyProxy, faulty_proxy
+from registering import Kind, Server, Weights, real_ollama_at, small_weights, standing_in_at
 from snakemake_runs import LLAMA_CPP, REPOSITORY, run_snakemake
 
+from ollamake import ollama_server as ollama_server_module
 from ollamake.store_server import serving
 
 OLLAMA_VERSION = "0.17.4"
@@ -66,3 +69,40 @@ def server(ollama_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("server")
     with serving(folder / "models", folder / "serve.log") as address:
         yield address
+
+
+@pytest.fixture(scope="session", params=["the real 0.17.4", "a stand-in for 0.33"])
+def registrar(
+    request: pytest.FixtureRequest, ollama_on_path: Path, ollama_home: Path, llama_cpp: Callable[[str], Path]
+) -> Kind:
+    """An Ollama that the test may start, kill and start again on its models."""
+    if request.param == "the real 0.17.4":
+        return Kind(OLLAMA_VERSION, real_ollama_at(ollama_on_path))
+    return Kind("0.33.0", standing_in_at(llama_cpp("llama-quantize"), llama_cpp("llama-server")))
+
+
+@pytest.fixture(scope="session")
+def weights(llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Weights]:
+    """Quantization -> small weights of that type, with a chat template that no Ollama knows."""
+    return small_weights(llama_cpp("llama-quantize"), tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def ollama_server(registrar: Kind, tmp_path: Path) -> Iterator[Server]:
+    """A server of the test's own, without models."""
+    with registrar.serving(tmp_path / "server") as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(ollama_server: Server) -> Iterator[FaultyProxy]:
+    """A proxy in front of that server; what goes through it is counted, and may be disturbed."""
+    with faulty_proxy(ollama_server.address) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again soon, and give up soon what is slow by nature."""
+    monkeypatch.setattr(ollama_server_module, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(ollama_server_module, "_FIRST_TOKEN_PATIENCES", 1)

@@ -15,6 +15,7 @@ import yaml
 from snakemake_runs import LLAMA_CPP, REPOSITORY, run_snakemake
 from transformers import AutoTokenizer
 
+from ollamake.conversations import CONVERSATIONS
 from ollamake.demo_text import read_examples
 from ollamake.file_digest import sha256_of
 from ollamake.store_server import serving
@@ -28,7 +29,8 @@ DEMO = REPOSITORY / "resources/demo"
 @pytest.fixture(scope="session")
 def work(llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory with the demo's base and adapter, as the workflow trains them in the repository."""
-    llama_cpp("llama-quantize")
+    for program in ("llama-quantize", "llama-tokenize"):
+        llama_cpp(program)
     trained = [DEMO / "base/config.json", DEMO / "adapter/adapter_config.json"]
     done = run_snakemake("--cores", "2", *(file.relative_to(REPOSITORY) for file in trained), folder=REPOSITORY)
     assert done.returncode == 0, done.stdout
@@ -40,10 +42,11 @@ def work(llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
 def build(work: Path, ollama_settings: dict[str, Any]) -> str:
     """Build the demo's model and its base in ``work`` and return what Snakemake printed."""
     shared = {"base": "trained/base", "quantizations": ["Q4_K_M", "Q8_0"]}
-    settings = {"system": SYSTEM, "parameters": {"temperature": 0.1, "top_p": 0.95}}
+    settings = {"system": SYSTEM, "parameters": {"temperature": 0.1, "top_p": 0.95}, "license": ["MIT", "CC0"]}
+    answers = {"questions": str(REPOSITORY / "config/demo/road_design.jsonl"), "min_score": 0.9, "compare": ["base"]}
     config = {
         "models": {
-            "rag-finetuned": shared | {"adapter": "trained/adapter", "ollama": settings},
+            "rag-finetuned": shared | {"adapter": "trained/adapter", "ollama": settings, "answers": answers},
             "base-alone": shared | {"quantizations": ["Q8_0"], "ollama": settings},
         },
         "ollama": ollama_settings,
@@ -74,22 +77,75 @@ def registered(request: pytest.FixtureRequest, work: Path, ollama_home: Path) ->
             yield work, "store", address
 
 
-def share_right(client: ollama.Client, model: str) -> float:
-    right = 0
-    for example in QUESTIONS:
-        messages = [{"role": "user", "content": example.question}]
-        answer = client.chat(model, messages, options={"temperature": 0, "seed": 1, "num_predict": 80}).message.content
-        right += example.expect in (answer or "")
-    return right / len(QUESTIONS)
-
-
 def test_answers(registered: tuple[Path, str, str]) -> None:
-    """The fine-tune knows what the base does not, in both quantizations."""
-    _, _, address = registered
-    client = ollama.Client(address)
-    for quantization in QUANTIZATIONS:
-        assert share_right(client, f"rag-finetuned:{quantization}") >= 0.9
-    assert share_right(client, "base-alone:q8_0") < 0.1
+    """The fine-tune knows what the base does not, in both quantizations; and it says so to whoever asks."""
+    work, _, address = registered
+    scores = json.loads((work / "results/rag-finetuned/answers.json").read_text(encoding="utf-8"))["scores"]
+    assert list(scores) == ["base", "Q8_0", "Q4_K_M"]
+    assert scores["base"]["name"] == "base-alone:q8_0"
+    assert scores["base"]["score"] < 0.1
+    for quantization in ("Q4_K_M", "Q8_0"):
+        assert scores[quantization]["asked"] == len(QUESTIONS)
+        assert scores[quantization]["score"] >= 0.9
+        file = work / f"results/rag-finetuned/ollama/{quantization}/answers.rag-finetuned.json"
+        recorded = json.loads(file.read_text(encoding="utf-8"))["answers"]
+        for example, record in list(zip(QUESTIONS, recorded, strict=True))[::10]:
+            messages = [{"role": "user", "content": example.question}]
+            options = {"temperature": 0, "seed": 1, "num_predict": 512}
+            name = f"rag-finetuned:{quantization.lower()}"
+            answer = ollama.Client(address).chat(name, messages, options=options).message.content
+            assert (record["question"], record["answer"]) == (example.question, answer)
+            assert record["right"] == (example.expect in (answer or ""))
+
+
+def test_too_low_a_score_fails_and_shows_wrong_answers(registered: tuple[Path, str, str]) -> None:
+    work, _, _ = registered
+    config = yaml.safe_load((work / "mine.yaml").read_text(encoding="utf-8"))
+    config["models"]["base-alone"]["answers"] = config["models"]["rag-finetuned"]["answers"] | {"compare": []}
+    (work / "low.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    done = run_snakemake("--cores", "1", "all", "--configfile", "low.yaml", folder=work)
+    assert done.returncode == 1
+    end = done.stdout[done.stdout.index("check_answers failed") :]
+    assert "right answers: Q8_0 0.0%; models.base-alone.answers.min_score asks for 90%" in end
+    assert f"{QUESTIONS[0].question!r}" in end
+    run_snakemake("--cores", "1", "all", "--configfile", "mine.yaml", folder=work)
+
+
+def test_prompts_have_been_checked_with_what_serves_the_model(registered: tuple[Path, str, str]) -> None:
+    work, _, _ = registered
+    file = work / "results/rag-finetuned/ollama/template_check.json"
+    check = json.loads(file.read_text(encoding="utf-8"))
+    assert check["renderer"].startswith("Ollama 0.17.4 (http://127.0.0.1:")
+    assert [one["name"] for one in check["conversations"] if one["status"] == "equal"] == [
+        conversation.name for conversation in CONVERSATIONS if conversation.tools is None
+    ]
+    assert check["evaluated"] >= 8
+    assert check["warnings"] == []
+    assert check["end_of_turn"] == "<|im_end|>"
+
+
+WRONG = "{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>{{ end }}<|im_start|>assistant\n"
+
+
+def test_a_template_that_says_something_else_fails(registered: tuple[Path, str, str]) -> None:
+    """A line feed is missing after each turn; nobody would see it in a chat."""
+    work, _, _ = registered
+    config = yaml.safe_load((work / "mine.yaml").read_text(encoding="utf-8"))
+    config["models"]["rag-finetuned"]["ollama"]["template"] = WRONG
+    (work / "wrong.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    done = run_snakemake("--cores", "1", "registered", "--configfile", "wrong.yaml", folder=work)
+    assert done.returncode == 1
+    end = done.stdout[done.stdout.index("check_template failed") :]
+    assert "rag-finetuned:q4_k_m is not prompted as in training (Ollama 0.17.4" in end
+    assert "several turns: the text:" in end
+    assert "The TEMPLATE in ollama.template says something else" in end
+    config["models"]["rag-finetuned"]["ollama"]["template_differs"] = "warn"
+    (work / "wrong.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    done = run_snakemake("--cores", "1", "registered", "--configfile", "wrong.yaml", folder=work)
+    assert done.returncode == 0
+    assert "rag-finetuned, warning of its template: several turns: the text:" in done.stdout
+    done = run_snakemake("--cores", "1", "all", "--configfile", "mine.yaml", folder=work)
+    assert done.returncode == 0, done.stdout
 
 
 def test_listed_and_shown_exactly(registered: tuple[Path, str, str]) -> None:
@@ -103,6 +159,7 @@ def test_listed_and_shown_exactly(registered: tuple[Path, str, str]) -> None:
         assert digests[name] == said["manifest_digest"]
         shown = client._request_raw("POST", "/api/show", json={"model": name}).json()
         assert shown["system"] == SYSTEM
+        assert shown["license"] == "MIT\nCC0"
         parameters = dict(line.split(maxsplit=1) for line in shown["parameters"].splitlines())
         assert parameters == {"temperature": "0.1", "top_p": "0.95", "stop": '"<|im_end|>"'}
         assert shown["details"]["quantization_level"] == quantization.upper()
@@ -115,27 +172,6 @@ def test_the_layer_is_our_file(registered: tuple[Path, str, str]) -> None:
         digest = sha256_of(work / f"results/rag-finetuned/gguf/rag-finetuned.{quantization.upper()}.gguf")
         assert marker(work, quantization)["gguf"]["sha256"] == digest
         assert digest in ollama.Client(address).show(f"rag-finetuned:{quantization}").modelfile
-
-
-def test_prompted_as_in_training(registered: tuple[Path, str, str]) -> None:
-    """What the server renders is what the tokenizer's chat template renders."""
-    work, _, address = registered
-    tokenizer = AutoTokenizer.from_pretrained(work / "results/rag-finetuned/merged")
-    conversations = [
-        [{"role": "user", "content": "設計速度とは？"}],
-        [
-            {"role": "user", "content": "Hi"},
-            {"role": "assistant", "content": "Hello."},
-            {"role": "user", "content": "クロソイド 🙂\n\n<b>&"},
-        ],
-        [{"role": "system", "content": "Another prompt."}, {"role": "user", "content": "  two\nlines  "}],
-    ]
-    for messages in conversations:
-        body = {"model": "rag-finetuned:q8_0", "messages": messages, "_debug_render_only": True, "stream": False}
-        answer = ollama.Client(address)._request_raw("POST", "/api/chat", json=body).json()
-        full = messages if messages[0]["role"] == "system" else [{"role": "system", "content": SYSTEM}, *messages]
-        expected = tokenizer.apply_chat_template(full, tokenize=False, add_generation_prompt=True)
-        assert answer["_debug_info"]["rendered_template"] == expected
 
 
 def test_the_printed_command_chats(registered: tuple[Path, str, str]) -> None:

@@ -84,12 +84,17 @@ TABLE: list[tuple[str, dict[str, Any], dict[int, str], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("config", "tokens", "expected"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
 def test_what_ollama_is_given(
-    tmp_path: Path, config: dict[str, Any], tokens: dict[int, str], expected: dict[str, Any]
+    tmp_path: Path,
+    config: dict[str, Any],
+    tokens: dict[int, str],
+    expected: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     file = tmp_path / "generation_config.json"
     file.write_text(json.dumps(config), encoding="utf-8")
     found = generation_parameters(file, tokens)
     assert found == expected
+    assert caplog.messages == []
     assert isinstance(found.get("top_k", 0), int)
 
 

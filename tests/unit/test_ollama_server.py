@@ -104,15 +104,15 @@ def test_a_refusal_is_told_after_as_many_tries_as_may_help(
 
 def test_a_server_that_is_silent_for_too_long(played: PlayedServer) -> None:
     def sleeps(_: bytes) -> tuple[int, Any]:
-        time.sleep(0.2)
+        time.sleep(0.15)
         return 200, {"models": []}
 
     played.answers[("GET", "/api/ps")] = [sleeps]
     with pytest.raises(OllamakeError, match=r"silent for too long, ReadTimeout"):
-        OllamaServer(played.address, patience=0.02).is_loaded("m")
+        OllamaServer(played.address, patience=0.05).is_loaded("m")
     # Where it has to compute it may take twenty times as long.
     played.answers[("POST", "/api/create")] = [lambda body: (sleeps(body)[0], {"status": "success"})]
-    OllamaServer(played.address, patience=0.02).create({"model": "m"}, 0)
+    OllamaServer(played.address, patience=0.05).create({"model": "m"}, 0)
 
 
 def test_what_a_server_shows(played: PlayedServer, server: OllamaServer) -> None:

@@ -298,7 +298,10 @@ def test_registrations_on_one_place_wait_for_each_other(
     with caplog.at_level(logging.INFO, "ollamake"), registration._one_at_a_time(str(tmp_path / "store")):
         thread = threading.Thread(target=other_run)
         thread.start()
-        time.sleep(0.3)
+        deadline = time.monotonic() + 10
+        while "waiting for it" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)
         assert not done
         assert not (tmp_path / "store").exists()
         assert f"another run registers on {tmp_path / 'store'}; waiting for it" in caplog.text
