@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     files = json.loads(args.model_files.read_text(encoding="utf-8"))["files"]
     defaults = {}
     if "generation_config.json" in files:
-        tokens = special_tokens(folder / "tokenizer.json")
+        tokens = special_tokens(folder)
         defaults = generation_parameters(folder / "generation_config.json", tokens)
     template = json.loads(args.template.read_text(encoding="utf-8"))
     request = compose_request(spec, args.gguf.name, template, defaults)

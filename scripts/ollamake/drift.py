@@ -40,7 +40,9 @@ class KnownRegistrations:
                 if marker["target"] == "store"
                 else self._server(marker["host"]).get(manifest_path(name))
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except ServerUnreachable:
+            raise
+        except (OllamakeError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return f"its marker {marker_file} cannot be read ({error})"
         where = marker.get("host") or marker["store"]
         if held is None:

@@ -62,12 +62,28 @@ def generation_parameters(config_file: Path, token_texts: Mapping[int, str]) -> 
     return taken
 
 
-def special_tokens(tokenizer_file: Path) -> dict[int, str]:
-    """Return id -> text of the added tokens in a tokenizer.json; empty if there is no such file."""
-    if not tokenizer_file.is_file():
-        return {}
-    try:
-        tokenizer = json.loads(tokenizer_file.read_text(encoding="utf-8"))
-        return {int(token["id"]): str(token["content"]) for token in tokenizer.get("added_tokens") or []}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OllamakeError(f"{tokenizer_file} is not a tokenizer of Hugging Face's tokenizers: {error}") from error
+def special_tokens(folder: Path) -> dict[int, str]:
+    """Return id -> text of the added tokens of the tokenizer in a folder; empty if it says none.
+
+    They stand in tokenizer.json and, for tokenizers that have none (SentencePiece), in tokenizer_config.json. Raises
+    OllamakeError if such a file is not what it should be.
+    """
+    for name, read in (("tokenizer.json", _added_tokens), ("tokenizer_config.json", _added_tokens_decoder)):
+        file = folder / name
+        if not file.is_file():
+            continue
+        try:
+            tokens = read(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise OllamakeError(f"{file} is not a tokenizer of Hugging Face's: {error}") from error
+        if tokens:
+            return tokens
+    return {}
+
+
+def _added_tokens(tokenizer: dict[str, Any]) -> dict[int, str]:
+    return {int(token["id"]): str(token["content"]) for token in tokenizer.get("added_tokens") or []}
+
+
+def _added_tokens_decoder(config: dict[str, Any]) -> dict[int, str]:
+    return {int(number): str(token["content"]) for number, token in (config.get("added_tokens_decoder") or {}).items()}

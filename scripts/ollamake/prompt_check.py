@@ -27,6 +27,11 @@ _SECONDS_TO_EVALUATE = 30.0
 """How long a server may take in all to evaluate prompts for their tokens; a large model on a processor would need an hour.
 After that llama.cpp's tokenizer alone says them, in no time."""
 
+NO_SYSTEM_ROLE = (
+    "the chat template has no system role, so the model was trained without one; where Ollama puts the registered system prompt"
+    " cannot be compared with anything"
+)
+
 EQUAL, DIFFERS, DEVIATES, REFUSED, NOT_OFFERED = "equal", "differs", "deviates", "refused", "not offered"
 
 
@@ -73,6 +78,8 @@ class PromptCheck:
         try:
             expected = self._expected(messages, tools, conversation.continues)
         except (TemplateError, ValueError, TypeError, AttributeError) as error:
+            if len(messages) > len(conversation.messages) and self._renders(conversation):
+                return {"status": DEVIATES, "detail": NO_SYSTEM_ROLE}
             # What a chat template refuses (two users in a row, a system prompt) cannot have been trained either.
             return {"status": REFUSED, "detail": f"by the chat template: {error}"}
         try:
@@ -91,6 +98,14 @@ class PromptCheck:
         if conversation.name in self.deviations:
             return {"status": DEVIATES, "detail": self.deviations[conversation.name]}
         return {"status": DIFFERS, "detail": difference}
+
+    def _renders(self, conversation: Conversation) -> bool:
+        """Whether the chat template takes a conversation as it is, without the registered system prompt."""
+        try:
+            self._expected(list(conversation.messages), None, conversation.continues)
+        except (TemplateError, ValueError, TypeError, AttributeError):
+            return False
+        return True
 
     def _takes_tools(self) -> bool:
         """Whether the chat template says something of tools: without, a prompt with tools is one without."""

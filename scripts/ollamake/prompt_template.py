@@ -35,7 +35,7 @@ def prompt_template(
     else:
         jinja = (folder / template_file).read_bytes().decode("utf-8")
         bos, eos = special_texts(folder)
-        record["end_of_turn"] = _first_special(answer_end(jinja, bos, eos), special_tokens(folder / "tokenizer.json"))
+        record["end_of_turn"] = _first_special(answer_end(jinja, bos, eos), special_tokens(folder))
         chosen = choose_template(jinja, bos, eos, record["adds_bos"]) if policy == "auto" else None
         if chosen is not None:
             record |= {"template": chosen.go_template, "family": chosen.family}

@@ -72,6 +72,9 @@ def check_template(
         log.info("%-40s %s %s", one["name"], one["status"], one["detail"] if one["status"] != DIFFERS else "")
     if faults and stops:
         raise OllamakeError(_message(marker["name"], result["renderer"], faults, template["policy"]))
+    if conversations and not any(one["status"] == EQUAL for one in conversations):
+        reasons = dict.fromkeys(one["detail"] for one in conversations if one["status"] == DEVIATES)
+        unchecked = "; ".join(["not one conversation could be compared", *reasons])
     warnings = [*faults, *([unchecked] if unchecked else [])]
     for warning in warnings:
         log.warning("%s", warning)

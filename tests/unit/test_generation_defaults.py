@@ -129,17 +129,28 @@ def test_a_file_that_is_no_json_object_is_named(tmp_path: Path, content: bytes) 
 
 
 def test_texts_of_special_tokens(tmp_path: Path) -> None:
-    file = tmp_path / "tokenizer.json"
-    assert special_tokens(file) == {}
-    file.write_text(json.dumps({"added_tokens": [{"id": 7, "content": "<終>"}], "model": {}}), encoding="utf-8")
-    assert special_tokens(file) == {7: "<終>"}
-    file.write_text('{"added_tokens": null}')
-    assert special_tokens(file) == {}
+    assert special_tokens(tmp_path) == {}
+    config = {"added_tokens_decoder": {"2": {"content": "</s>", "special": True}}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert special_tokens(tmp_path) == {2: "</s>"}
+    tokenizer = {"added_tokens": [{"id": 7, "content": "<終>"}], "model": {}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    assert special_tokens(tmp_path) == {7: "<終>"}
+    (tmp_path / "tokenizer.json").write_text('{"added_tokens": null}')
+    assert special_tokens(tmp_path) == {2: "</s>"}
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"added_tokens": [{}]}', '{"added_tokens": [5]}'])
-def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path, content: str) -> None:
-    file = tmp_path / "tokenizer.json"
-    file.write_text(content)
-    with pytest.raises(OllamakeError, match=r"tokenizer\.json is not a tokenizer"):
-        special_tokens(file)
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", "{"),
+        ("tokenizer.json", "[]"),
+        ("tokenizer.json", '{"added_tokens": [{}]}'),
+        ("tokenizer.json", '{"added_tokens": [5]}'),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {}}}'),
+    ],
+)
+def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(OllamakeError, match=rf"{name} is not a tokenizer"):
+        special_tokens(tmp_path)

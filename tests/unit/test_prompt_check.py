@@ -287,6 +287,18 @@ def test_what_the_chat_template_refuses_is_not_asked_of_the_server(tokenizer: Pr
     assert served.rendered == []
 
 
+def test_a_registered_system_prompt_that_the_chat_template_refuses_is_said(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Gemma 2 has no system role; nothing that is rendered can be compared then, and it must not look as if it had been."""
+    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+    tokenizer.chat_template = refusal + CHAT_TEMPLATE
+    served = Served(tokenizer, system="Be brief.")
+    status, detail = one(served)
+    assert status == "deviates"
+    assert "no system role" in detail
+    assert one(served, SYSTEM) == ("refused", "by the chat template: no system here")
+    assert one(Served(tokenizer)) == ("equal", "")
+
+
 def test_tools_of_a_chat_template_without_any_are_not_asked_for(tokenizer: PreTrainedTokenizerFast) -> None:
     served = Served(tokenizer)
     assert one(served, TOOLS) == ("refused", "the chat template has no tools")
