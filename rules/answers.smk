@@ -33,6 +33,7 @@ rule ask_questions:
         ollama=1,
     params:
         spec=question_spec,
+        timeout=lambda wildcards, input: CONFIG.timeout,
     message:
         "Asking {wildcards.model} {wildcards.quant} the questions of {wildcards.asker}"
     shell:
@@ -42,6 +43,7 @@ rule ask_questions:
             --marker {input.marker:q} \
             --questions {input.questions:q} \
             --spec {params.spec:q} \
+            --timeout {params.timeout} \
             --output {output:q}
         """
 

@@ -27,6 +27,7 @@ from ollamake.file_digest import sha256_of
 from ollamake.imported_modules import modules_used_by
 from ollamake.llama_cpp_programs import find_converter, find_program, program_identity
 from ollamake.llama_cpp_source import VERSION as LLAMA_CPP_VERSION
+from ollamake.ollama_server import OllamaServer
 from ollamake.quantization_types import QUANTIZATION_TYPES
 from ollamake.registration import chat_command
 from ollamake.source_files import merges_through_peft, reads_across_shards, source_files
@@ -155,8 +156,11 @@ def take_unreachable(error):
     """Say once that a server does not answer; return whether its models are to be registered.
 
     They are if the configuration demands a server: then stop_without_server ends the run before its first job. A dry run
-    takes them for registered and plans the rest.
+    takes them for registered and plans the rest. Of a server that is no longer the configured one nothing is wanted: its
+    models are registered elsewhere now.
     """
+    if CONFIG.target == "store" or error.address != OllamaServer(PLACE["host"]).address:
+        return False
     demanded = CONFIG.target == "server" and not workflow.dryrun
     if str(error) not in UNREACHABLE and not demanded:
         print(f"{error}; whether its models are still registered is not known, and taken for granted.", file=sys.stderr)
@@ -438,10 +442,11 @@ def place_spec(wildcards):
 
 
 def template_check_spec(wildcards):
-    """Return what a check of prompts depends on beside what is built: place, the user's stop texts, what a difference does."""
+    """Return what a check of prompts depends on beside what is built: place, what of the request matters, and the code."""
     model = CONFIG.models[wildcards.model]
+    asked = {name: model.parameters.get(name) for name in ("stop", "num_ctx")} | {"system": bool(model.system)}
     code = code_digest("check_template")
-    return spec(**PLACE, stop=model.parameters.get("stop"), differs=model.template_differs, code=code)
+    return spec(**PLACE, **asked, differs=model.template_differs, code=code)
 
 
 def question_spec(wildcards):

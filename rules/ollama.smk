@@ -133,7 +133,8 @@ rule check_template:
         manifest=rules.write_model_files.output.manifest,
         record=smallest_quantization("results/{model}/gguf/{model}.{quant}.json"),
         marker=marker_to_check,
-        tokenize=program_files("llama-tokenize"),
+        gguf=ancient(smallest_quantization("results/{model}/gguf/{model}.{quant}.gguf")),
+        tokenize=lambda wildcards: program_files("llama-tokenize"),
         script=script("check_template"),
         library=library("check_template"),
     output:
@@ -150,7 +151,7 @@ rule check_template:
         ollama=1,
     params:
         spec=template_check_spec,
-        gguf=smallest_quantization("results/{model}/gguf/{model}.{quant}.gguf"),
+        timeout=lambda wildcards, input: CONFIG.timeout,
         tokenize=lambda wildcards, input: program_path("llama-tokenize"),
         serve=lambda wildcards, input: program_if_found("llama-server"),
     message:
@@ -163,9 +164,10 @@ rule check_template:
             --template {input.template:q} \
             --model-files {input.manifest:q} \
             --record {input.record:q} \
-            --gguf {params.gguf:q} \
+            --gguf {input.gguf:q} \
             --tokenize {params.tokenize:q} \
             --serve {params.serve:q} \
             --spec {params.spec:q} \
+            --timeout {params.timeout} \
             --output {output:q}
         """

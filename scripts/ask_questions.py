@@ -13,6 +13,7 @@ from pathlib import Path
 from ollamake.answers import ask
 from ollamake.atomic_write import write_json
 from ollamake.errors import run
+from ollamake.ollama_server import PATIENCE
 from ollamake.questions import read_questions
 from ollamake.store_server import server_of
 
@@ -24,6 +25,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--spec", required=True, help="JSON: max_tokens of an answer, and what else is to be remembered"
     )
+    parser.add_argument("--timeout", type=float, default=PATIENCE, help="seconds that the server may stay silent")
     parser.add_argument("--output", type=Path, required=True, help="the answers, as JSON")
     return parser.parse_args(argv)
 
@@ -32,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     marker = json.loads(args.marker.read_text(encoding="utf-8"))
     questions = read_questions(args.questions)
-    with server_of(marker) as server:
+    with server_of(marker, args.timeout) as server:
         answers = ask(server, marker["name"], questions, json.loads(args.spec)["max_tokens"])
     write_json(args.output, answers | {"spec": args.spec})
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ollamake.atomic_write import write_json
 from ollamake.errors import run
-from ollamake.input_checks import check_inputs, refuse_unknown
+from ollamake.input_checks import check_inputs, refuse_incomplete
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -26,7 +26,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    refuse_unknown(args.spec)
+    refuse_incomplete(args.spec)
     write_json(args.output, check_inputs(args.model, args.spec, args.output.parent.parent))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ollamake.atomic_write import write_json
 from ollamake.errors import run
+from ollamake.ollama_server import PATIENCE
 from ollamake.template_check import check_template
 
 
@@ -26,6 +27,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tokenize", type=Path, required=True, help="llama-tokenize")
     parser.add_argument("--serve", type=Path, nargs="?", help="llama-server, if there is one")
     parser.add_argument("--spec", required=True, help="JSON: differs (stop or warn), and what else is to be remembered")
+    parser.add_argument("--timeout", type=float, default=PATIENCE, help="seconds that the server may stay silent")
     parser.add_argument("--output", type=Path, required=True, help="what was found, as JSON")
     return parser.parse_args(argv)
 
@@ -36,10 +38,8 @@ def main(argv: list[str] | None = None) -> None:
         json.loads(file.read_text(encoding="utf-8")) for file in (args.marker, args.template, args.record)
     )
     folder = args.model_files.parent
-    programs = args.tokenize, args.serve
-    result = check_template(
-        marker, template, record, folder, args.gguf, *programs, json.loads(args.spec)["differs"] == "stop"
-    )
+    programs, stops = (args.tokenize, args.serve), json.loads(args.spec)["differs"] == "stop"
+    result = check_template(marker, template, record, folder, args.gguf, *programs, stops, args.timeout)
     write_json(args.output, result | {"spec": args.spec})
 
 

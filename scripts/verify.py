@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> None:
     if faulty:
         count = f"{len(faulty)} of {len(args.markers)} models are not as they were registered"
         raise OllamakeError(
-            "\n  ".join([f"{count}:", *faulty]) + "\nNothing has been changed; `snakemake registered` does."
+            "\n  ".join([f"{count}:", *faulty])
+            + "\nNothing has been changed. `snakemake registered` registers what was deleted, renamed or replaced; for a missing"
+            " blob add `--forcerun register`; a damaged one has to be deleted before. Of a silent server nothing is known."
         )
 
 

@@ -83,8 +83,9 @@ def refuse_low_scores(comparison: Mapping[str, Any], asked: Mapping[str, Mapping
     )
     names = ", ".join(f"{label} {score['score']:.1%}" for label, score in low.items())
     raise OllamakeError(
-        f"right answers: {names}; {key}.min_score asks for {comparison['min_score']:.0%}. The models stay registered. Wrong"
-        f" answers of {worst}:{shown}\nTry a larger quantization, look at the answers, or lower min_score."
+        f"right answers: {names}; {key}.min_score asks for {comparison['min_score']:.0%}. The models stay registered; all answers"
+        f" are in results/*/ollama/*/answers.*.json. Wrong answers of {worst}:{shown}\n"
+        "Try a larger quantization, look at the answers, or lower min_score."
     )
 
 

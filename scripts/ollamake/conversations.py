@@ -44,19 +44,19 @@ WEATHER_TOOL = {
         "description": "道路の天気を返す。<km> & 'place'",
         "parameters": {
             "type": "object",
+            "required": ["place"],
             "properties": {
                 "place": {
                     "type": "object",
                     "description": "Where",
                     "properties": {"road": {"type": "string", "description": "路線名"}, "km": {"type": "number"}},
-                    "required": ["road"],
                 },
-                "unit": {"type": "string", "enum": ["celsius", "fahrenheit"], "description": "Unit"},
+                "unit": {"type": "string", "description": "Unit", "enum": ["celsius", "fahrenheit"]},
             },
-            "required": ["place"],
         },
     },
 }
+"""With the keys, and in the order, that Ollama knows (api/types.go): it reads tools and writes them anew."""
 
 _ASKED = user("What is the weather on route 1?")
 _CALL = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import subprocess
 import sys
 import time
@@ -58,6 +60,12 @@ def require_own_head(gguf: Path, plan: dict[str, Any]) -> None:
     )
 
 
+def _model_name(checkpoint: Path, name: str) -> str:
+    """Return general.name: llama.cpp strips white space after Phi-3's special tokens only where the name says Phi-3."""
+    kind = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("model_type")
+    return f"{name} (phi-3)" if kind == "phi3" and not re.search(r"phi-?3", name.lower()) else name
+
+
 def convert(converter: Path, checkpoint: Path, outtype: str, name: str, output: Path) -> None:
     """Run llama.cpp's convert_hf_to_gguf.py and write ``output``.
 
@@ -66,7 +74,7 @@ def convert(converter: Path, checkpoint: Path, outtype: str, name: str, output: 
     (which the converter itself only warns of).
     """
     command = [sys.executable, str(Path(converter_process.__file__)), str(converter), str(checkpoint)]
-    command += ["--outfile", str(output), "--outtype", outtype, "--model-name", name]
+    command += ["--outfile", str(output), "--outtype", outtype, "--model-name", _model_name(checkpoint, name)]
     last_lines: deque[str] = deque(maxlen=25)
     refusal = ""
     said = time.monotonic()

@@ -101,7 +101,7 @@ def _bytes_to_write(folder: Path, name: str, tensors: Sequence[dict[str, Any]], 
     return needed
 
 
-def refuse_unknown(spec: dict[str, Any]) -> None:
+def refuse_incomplete(spec: dict[str, Any]) -> None:
     """Raise OllamakeError for a specification by hand that lacks a key."""
     expected = {"base", "adapters", "made_here", "dtype", "quantizations", "target", "host"}
     expected |= {"questions", "compiler_needed"}

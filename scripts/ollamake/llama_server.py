@@ -38,7 +38,7 @@ class LlamaServer:
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         try:
-            answer = httpx.post(f"{self.address}{path}", json=body, timeout=60.0)
+            answer = httpx.post(f"{self.address}{path}", json=body, timeout=60.0, trust_env=False)
             content: dict[str, Any] = answer.json()
         except (httpx.TransportError, ValueError) as error:
             raise OllamakeError(f"llama-server does not answer {path}: {error}") from error
@@ -74,7 +74,7 @@ def _wait_until_ready(address: str, child: subprocess.Popen[bytes], output: Any)
     deadline = time.monotonic() + _SECONDS_TO_LOAD
     while True:
         try:
-            if httpx.get(f"{address}/health", timeout=5.0).status_code == 200:
+            if httpx.get(f"{address}/health", timeout=5.0, trust_env=False).status_code == 200:
                 return
         except httpx.TransportError as error:
             reason = str(error)

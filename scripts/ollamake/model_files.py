@@ -8,6 +8,7 @@ prefer that file, and two copies could differ.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,12 @@ from ollamake.safetensors_header import tensor_bytes
 from ollamake.source_files import MODEL_FILES
 from ollamake.tensor_names import EMBEDDING
 
+log = logging.getLogger("ollamake")
+
 TEMPLATE_FILE = "chat_template.jinja"
 _NOT_TOKENIZER = ("config.json", "generation_config.json", TEMPLATE_FILE, "chat_template.json")
 _TOKENIZER = tuple(name for name in MODEL_FILES if name not in _NOT_TOKENIZER)
+_ENDS = ("bos_token", "eos_token", "add_bos_token", "add_eos_token")
 _DTYPE_NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 
 
@@ -43,7 +47,9 @@ def write_model_files(base: Path, adapters: Sequence[Path], plan: Mapping[str, A
     templates = [template for folder in (*adapters, base) if (template := _template_of(folder)) is not None]
     template = templates[0] if templates else None
     if "tokenizer_config.json" in contents:
-        contents["tokenizer_config.json"] = _without_template(contents["tokenizer_config.json"])
+        trained = next((folder for folder in (*adapters, base) if _template_of(folder) is not None), tokenizer)
+        config = _without_template(contents["tokenizer_config.json"])
+        contents["tokenizer_config.json"] = _as_trained(config, trained, tokenizer)
     if template is not None:
         contents[TEMPLATE_FILE] = template.encode("utf-8")
     _remove_earlier(manifest.parent, contents.keys())
@@ -162,6 +168,22 @@ def _without_template(content: bytes) -> bytes:
         return content
     del config["chat_template"]
     return _as_json(config)
+
+
+def _as_trained(content: bytes, trained: Path, tokenizer: Path) -> bytes:
+    """Return a tokenizer_config.json with the beginning and end of texts of the folder whose chat template is used.
+
+    Training wrote them with that template; the tokens themselves are the same, or the tokenizer would be that folder's.
+    """
+    file = trained / "tokenizer_config.json"
+    if trained == tokenizer or not file.is_file():
+        return content
+    config, theirs = json.loads(content), _read_json(file)
+    said = {key: theirs[key] for key in _ENDS if key in theirs and theirs[key] != config.get(key)}
+    if not said:
+        return content
+    log.info("%s: taken from %s, which has the chat template", ", ".join(said), trained)
+    return _as_json(config | said)
 
 
 def _remove_earlier(folder: Path, produced: Any) -> None:

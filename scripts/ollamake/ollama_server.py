@@ -27,6 +27,8 @@ _TRIES = 4
 _FIRST_PAUSE = 0.5
 """Seconds; doubled after each try."""
 
+_LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
+
 PATIENCE = 30.0
 """Seconds that a server may stay silent where it has nothing to compute."""
 _SLOWEST_BYTES_PER_SECOND = 20e6
@@ -47,6 +49,7 @@ _FOR_GOOD = re.compile(
 class ServerUnreachable(OllamakeError):
     """No Ollama answers at the address."""
 
+    address: str = ""
     nobody_there: bool = True
     """Whether nothing at all took the request: otherwise there is a server, which fails or is silent."""
 
@@ -68,20 +71,25 @@ class ShownModel:
     license: str
     parameters: dict[str, list[str]]
     """Name -> its values, as the literals that the server prints."""
-    modelfile: str
 
 
 class OllamaServer:
     """One server. Every method raises OllamakeError naming its address when it cannot be reached or refuses.
 
     ``host`` is an address as Ollama takes it (name, host:port, URL with a path); None means OLLAMA_HOST. A key in
-    OLLAMA_API_KEY is sent as a bearer token, by the client package.
+    OLLAMA_API_KEY is sent as a bearer token, by the client package. ``patience``: seconds that it may be silent; ``size``:
+    bytes of the model that it has to load to answer.
     """
 
-    def __init__(self, host: str | None, patience: float = PATIENCE) -> None:
+    def __init__(self, host: str | None, patience: float = PATIENCE, size: int = 0) -> None:
         self._patience = patience
+        self._size = size
+        timeout = httpx.Timeout(patience, connect=_CONNECT_SECONDS)
         try:
-            self._client = ollama.Client(host=host, timeout=httpx.Timeout(patience, connect=_CONNECT_SECONDS))
+            self._client = ollama.Client(host=host, timeout=timeout)
+            if self._client._client.base_url.host in _LOOPBACK:
+                # A proxy in the environment is for others, as Go's clients have it; httpx would send everything through it.
+                self._client = ollama.Client(host=host, timeout=timeout, trust_env=False)
         except ValueError as error:
             raise OllamakeError(f"ollama.host: {host!r} is not an address ({error})") from error
         self._http: httpx.Client = self._client._client
@@ -108,6 +116,7 @@ class OllamaServer:
                 f"no Ollama server answers at {self.address} ({_first_line(error)}). Start it (`ollama serve`),"
                 " set ollama.host or OLLAMA_HOST to its address, or set ollama.target to store."
             )
+            unreachable.address = self.address
             unreachable.nobody_there = not _is_there(error)
             raise unreachable from error
 
@@ -123,11 +132,15 @@ class OllamaServer:
             else:
                 answer = self._request("GET", "/api/tags")
             models = answer.json().get("models") or []
-            return {manifest_path(model["name"].lower()): model["digest"] for model in models}
+            # A name that cannot have been given by us (more parts than a name has) is nobody's that is looked for.
+            ours = [model for model in models if model["name"].count("/") <= 2]
+            return {manifest_path(model["name"].lower()): model["digest"] for model in ours}
         except (*_PASSING, httpx.HTTPStatusError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ServerUnreachable(
+            unreachable = ServerUnreachable(
                 f"the Ollama server at {self.address} does not list its models ({_first_line(error)})"
-            ) from error
+            )
+            unreachable.address = self.address
+            raise unreachable from error
 
     def has_blob(self, digest: str) -> bool:
         """Whether the server holds the blob of this sha256 (hexadecimal)."""
@@ -187,7 +200,6 @@ class OllamaServer:
             template=shown.get("template", ""),
             license=shown.get("license", ""),
             parameters=_parameters(shown.get("parameters", "")),
-            modelfile=modelfile,
         )
 
     def unload(self, name: str) -> None:
@@ -200,15 +212,21 @@ class OllamaServer:
         loaded = _object(self._request("GET", "/api/ps")).get("models") or []
         return any(manifest_path(model["name"].lower()) == manifest_path(name) for model in loaded)
 
-    def rendered(self, name: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
+    def rendered(
+        self,
+        name: str,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> str:
         """Return the prompt that a model would be given for a conversation, without answering it.
 
         Loads the model. Raises OllamakeError, also where the model takes no tools.
         """
         body: dict[str, Any] = {"model": name, "messages": messages, "_debug_render_only": True, "stream": False}
-        if tools:
-            body["tools"] = tools
-        answer = self._request("POST", "/api/chat", json=body, timeout=self._timeout(0))
+        body |= {"tools": tools} if tools else {}
+        body |= {"options": options} if options else {}
+        answer = self._request("POST", "/api/chat", json=body, timeout=self._timeout(self._size))
         try:
             return str(answer.json()["_debug_info"]["rendered_template"])
         except (ValueError, KeyError, TypeError) as error:
@@ -216,16 +234,16 @@ class OllamaServer:
                 f"the Ollama server at {self.address} does not show the prompt it renders: {answer.text[:200]}"
             ) from error
 
-    def token_ids(self, name: str, prompt: str) -> tuple[list[int], int]:
+    def token_ids(self, name: str, prompt: str, options: dict[str, Any] | None = None) -> tuple[list[int], int]:
         """Return the ids of a rendered prompt as the model's tokenizer gives them, and the number it evaluates.
 
         The ids are without the BOS that may be put before them, which the number counts; they are followed by those of the
         one token that is answered, which may have joined with the last.
         """
-        options = {"num_predict": 1, "temperature": 0, "seed": 1}
+        options = (options or {}) | {"num_predict": 1, "temperature": 0, "seed": 1}
         body = {"model": name, "prompt": prompt, "template": "{{ .Prompt }}", "system": "", "stream": False}
         answer = _object(
-            self._request("POST", "/api/generate", json=body | {"options": options}, timeout=self._timeout(0))
+            self._request("POST", "/api/generate", json=body | {"options": options}, timeout=self._timeout(self._size))
         )
         return list(answer.get("context") or []), int(answer.get("prompt_eval_count") or 0)
 
@@ -237,7 +255,7 @@ class OllamaServer:
         def attempt() -> httpx.Response:
             nonlocal text
             text = ""
-            with self._http.stream("POST", "/api/chat", json=body, timeout=self._timeout(0)) as answer:
+            with self._http.stream("POST", "/api/chat", json=body, timeout=self._timeout(self._size)) as answer:
                 if answer.status_code != 200:
                     answer.read()
                     return answer

@@ -28,8 +28,8 @@ _SECONDS_TO_EVALUATE = 30.0
 After that llama.cpp's tokenizer alone says them, in no time."""
 
 NO_SYSTEM_ROLE = (
-    "the chat template has no system role, so the model was trained without one; where Ollama puts the registered system prompt"
-    " cannot be compared with anything"
+    "the chat template has no system role, so the model was trained without one; the registered system prompt stands before"
+    " the first question"
 )
 
 EQUAL, DIFFERS, DEVIATES, REFUSED, NOT_OFFERED = "equal", "differs", "deviates", "refused", "not offered"
@@ -78,8 +78,8 @@ class PromptCheck:
         try:
             expected = self._expected(messages, tools, conversation.continues)
         except (TemplateError, ValueError, TypeError, AttributeError) as error:
-            if len(messages) > len(conversation.messages) and self._renders(conversation):
-                return {"status": DEVIATES, "detail": NO_SYSTEM_ROLE}
+            if len(messages) > len(conversation.messages) and not tools and self._renders(conversation):
+                return self._without_system_role(conversation)
             # What a chat template refuses (two users in a row, a system prompt) cannot have been trained either.
             return {"status": REFUSED, "detail": f"by the chat template: {error}"}
         try:
@@ -97,7 +97,18 @@ class PromptCheck:
             return {"status": EQUAL, "detail": ""}
         if conversation.name in self.deviations:
             return {"status": DEVIATES, "detail": self.deviations[conversation.name]}
+        if tools:
+            # Ollama reads tools and calls and writes them anew, which nothing here can change.
+            return {"status": DEVIATES, "detail": f"Ollama writes tools in its own way: {difference}"}
         return {"status": DIFFERS, "detail": difference}
+
+    def _without_system_role(self, conversation: Conversation) -> dict[str, str]:
+        """Compare with the system prompt in front of the first question, where a TEMPLATE puts it for want of a role."""
+        first, *more = conversation.messages
+        joined = [{**first, "content": f"{self.system}\n\n{first['content']}"}, *more]
+        found = self.renderer.render(list(conversation.messages), None)
+        difference = self._difference(self._expected(joined, None, conversation.continues), found)
+        return {"status": DEVIATES if difference is None else DIFFERS, "detail": difference or NO_SYSTEM_ROLE}
 
     def _renders(self, conversation: Conversation) -> bool:
         """Whether the chat template takes a conversation as it is, without the registered system prompt."""
@@ -134,8 +145,8 @@ class PromptCheck:
         if have != wanted and have[1:] == wanted:
             return (
                 f"the GGUF's tokenizer puts {self._shown(have[:1])} before every prompt, which the chat template does not write."
-                " If the model was trained without it, set add_bos_token to false in the adapter's or base's"
-                " tokenizer_config.json; if with it, the chat template lacks bos_token."
+                " If the model was trained without it, set add_bos_token to false in the tokenizer_config.json beside"
+                " the chat template; if with it, the chat template lacks bos_token."
             )
         if have != wanted:
             return "the tokens by llama.cpp: " + self._ids_difference(wanted, have)

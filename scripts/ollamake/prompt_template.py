@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ def prompt_template(
     else:
         jinja = (folder / template_file).read_bytes().decode("utf-8")
         bos, eos = special_texts(folder)
-        record["end_of_turn"] = _first_special(answer_end(jinja, bos, eos), special_tokens(folder))
+        known = {*special_tokens(folder).values(), bos, eos}
+        record["end_of_turn"] = _first_special(answer_end(jinja, bos, eos), known)
         chosen = choose_template(jinja, bos, eos, record["adds_bos"]) if policy == "auto" else None
         if chosen is not None:
             record |= {"template": chosen.go_template, "family": chosen.family}
@@ -52,11 +53,13 @@ def prompt_template(
 
 def special_texts(folder: Path) -> tuple[str, str]:
     """Return the texts of BOS and EOS as chat templates are given them; "" for one that there is not."""
-    file = folder / "tokenizer_config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise OllamakeError(f"{file} cannot be read as JSON: {error}") from error
+    config: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        file = folder / name
+        try:
+            config |= json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        except (OSError, ValueError) as error:
+            raise OllamakeError(f"{file} cannot be read as JSON: {error}") from error
     bos, eos = (config.get(f"{name}_token") for name in ("bos", "eos"))
     return _token_text(bos), _token_text(eos)
 
@@ -65,7 +68,7 @@ def _token_text(token: Any) -> str:
     return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
 
 
-def _first_special(text: str, tokens: Mapping[int, str]) -> str | None:
+def _first_special(text: str, tokens: Iterable[str]) -> str | None:
     """Return the special token that comes first in a text, the longest of those that begin there."""
-    places = [(text.find(token), -len(token), token) for token in tokens.values() if token and token in text]
+    places = [(text.find(token), -len(token), token) for token in tokens if token and token in text]
     return min(places)[2] if places else None

@@ -14,24 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from ollamake.errors import OllamakeError
-from ollamake.ollama_server import OllamaServer
+from ollamake.ollama_server import PATIENCE, OllamaServer
 
 _SECONDS_TO_START = 30.0
 
 
 @contextmanager
-def server_of(marker: Mapping[str, Any]) -> Iterator[OllamaServer]:
-    """Yield a server that has the model of a registration marker.
+def server_of(marker: Mapping[str, Any], patience: float = PATIENCE) -> Iterator[OllamaServer]:
+    """Yield a server that has the model of a registration marker; ``patience``: seconds that it may be silent.
 
     Raises OllamakeError if its server does not answer, or if it is in a store and there is no `ollama` to serve it.
     """
     if marker["target"] == "server":
-        server = OllamaServer(marker["host"])
+        server = OllamaServer(marker["host"], patience, marker["gguf"]["size"])
         server.version()
         yield server
         return
     with tempfile.TemporaryDirectory() as folder, serving(Path(marker["store"]), Path(folder) / "serve.log") as address:
-        yield OllamaServer(address)
+        yield OllamaServer(address, patience, marker["gguf"]["size"])
 
 
 @contextmanager

@@ -15,12 +15,16 @@ from typing import Any
 from ollamake.chat_template import ChosenTemplate, choose_template
 from ollamake.errors import OllamakeError
 from ollamake.llama_server import LlamaServer, llama_server
-from ollamake.ollama_server import OllamaServer
+from ollamake.ollama_server import PATIENCE, OllamaServer
 from ollamake.prompt_check import DEVIATES, DIFFERS, EQUAL, Messages, PromptCheck, Renderer, Tools, stop_fault
 from ollamake.prompt_template import special_texts
 from ollamake.store_server import server_of
 
 log = logging.getLogger("ollamake")
+
+
+_CONTEXT = 4096
+"""Tokens in which every conversation fits."""
 
 
 def check_template(
@@ -32,6 +36,7 @@ def check_template(
     tokenize: Path,
     serve: Path | None,
     stops: bool,
+    patience: float = PATIENCE,
 ) -> dict[str, Any]:
     """Check one model and return what was found: renderer, conversations, end of turn, warnings.
 
@@ -44,12 +49,18 @@ def check_template(
     faults = [fault for fault in [stop_fault(template["end_of_turn"], ends, stop)] if fault is not None]
     result: dict[str, Any] = {"name": marker["name"], "end_of_turn": template["end_of_turn"], "renderer": None}
     result["evaluated"] = 0
-    tokenizer = _tokenizer(folder)
     conversations: list[dict[str, str]] = []
-    if tokenizer.chat_template is None:
+    tokenizer, unchecked = None, ""
+    try:
+        tokenizer = _tokenizer(folder)
+    except OllamakeError as error:
+        if stops:
+            raise
+        unchecked = str(error)
+    if tokenizer is not None and tokenizer.chat_template is None:
         unchecked = "the tokenizer has no chat template, so there is nothing to compare Ollama's prompts with"
-    else:
-        with _renderer(marker, template, str(tokenizer.chat_template), folder, gguf, serve) as renderer:
+    elif tokenizer is not None:
+        with _renderer(marker, template, str(tokenizer.chat_template), folder, gguf, serve, patience) as renderer:
             unchecked = (
                 "how the model is prompted has not been checked: there is no TEMPLATE that is proven, and nothing here that"
                 " serves the model. Put `ollama` or `llama-server` on PATH and run again with --forcerun check_template."
@@ -74,8 +85,10 @@ def check_template(
         raise OllamakeError(_message(marker["name"], result["renderer"], faults, template["policy"]))
     if conversations and not any(one["status"] == EQUAL for one in conversations):
         reasons = dict.fromkeys(one["detail"] for one in conversations if one["status"] == DEVIATES)
-        unchecked = "; ".join(["not one conversation could be compared", *reasons])
+        unchecked = "; ".join(["not one conversation is as in training", *reasons])
+    unknown_end = "with which token an answer ends cannot be told from the chat template, so it has not been checked"
     warnings = [*faults, *([unchecked] if unchecked else [])]
+    warnings += [unknown_end] if conversations and template["end_of_turn"] is None else []
     for warning in warnings:
         log.warning("%s", warning)
     equal = sum(one["status"] == EQUAL for one in conversations)
@@ -112,14 +125,20 @@ def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise OllamakeError(f"transformers cannot load the tokenizer in {folder}: {error}") from error
 
 
 @contextmanager
 def _renderer(
-    marker: Mapping[str, Any], template: Mapping[str, Any], jinja: str, folder: Path, gguf: Path, serve: Path | None
+    marker: Mapping[str, Any],
+    template: Mapping[str, Any],
+    jinja: str,
+    folder: Path,
+    gguf: Path,
+    serve: Path | None,
+    patience: float,
 ) -> Iterator[Renderer | None]:
     """Yield what prompts the model, or None.
 
@@ -128,8 +147,8 @@ def _renderer(
     """
     system = marker["request"].get("system")
     if marker["target"] == "server" or shutil.which("ollama"):
-        with server_of(marker) as server:
-            yield _served(server, marker["name"])
+        with server_of(marker, patience) as server:
+            yield _served(server, marker["name"], marker["request"].get("parameters", {}).get("num_ctx"))
     elif template["family"] is not None:
         chosen = choose_template(jinja, *special_texts(folder), template["adds_bos"])
         yield None if chosen is None else _twin(chosen, system)
@@ -140,12 +159,15 @@ def _renderer(
         yield None
 
 
-def _served(server: OllamaServer, name: str) -> Renderer:
+def _served(server: OllamaServer, name: str, num_ctx: int | None) -> Renderer:
+    # In a smaller context the long conversation would be shortened.
+    options = {"num_ctx": _CONTEXT} if num_ctx is not None and num_ctx < _CONTEXT else {}
+
     def render(messages: Messages, tools: Tools) -> str:
-        return server.rendered(name, messages, tools)
+        return server.rendered(name, messages, tools, options)
 
     def count_and_ids(prompt: str) -> tuple[list[int], int]:
-        return server.token_ids(name, prompt)
+        return server.token_ids(name, prompt, options)
 
     return Renderer(f"Ollama {server.version()} ({server.address})", render, count_and_ids)
 

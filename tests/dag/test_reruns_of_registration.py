@@ -55,7 +55,7 @@ def test_a_blob_that_is_gone_from_the_store(build: Build) -> None:
 
 
 def test_a_prompt_of_100_kb_reaches_the_store_to_the_byte(build: Build) -> None:
-    text = '道路"\'\\ $x `y`　\r\n' * 5000
+    text = "道路\"'\\ $x `y`　\r\n" * 5000
     build.model()["ollama"]["system"] = text
     build.write_config()
     build.run("--cores", "1", "all")

@@ -213,7 +213,8 @@ def test_another_server_in_the_environment_counts(whole: Registered) -> None:
 
 
 def test_twenty_models_of_five_quantizations(registrar: Kind, registered: Registered, tmp_path: Path) -> None:
-    """A hundred registrations with eight jobs at once: none loses a blob."""
+    """A hundred registrations with eight jobs at once: none loses a blob. (Twenty-five for the stand-in, in Python.)"""
+    count = 20 if registrar.version == "0.17.4" else 5
     five = ["Q4_K_M", "Q8_0", "F16", "Q5_K_M", "Q6_K"]
     build = Build(tmp_path / "many", json.loads(json.dumps(registered.build.config)))
     shutil.copytree(registered.build.folder / "base", build.folder / "base")
@@ -224,18 +225,18 @@ def test_twenty_models_of_five_quantizations(registrar: Kind, registered: Regist
         build.write_config()
         build.run("--cores", "2", "gguf")
         results = build.folder / "results"
-        for number in range(1, 20):
+        for number in range(1, count):
             name = f"m{number:02d}"
             # Each with the files of the first: what is tried is the hundred registrations, not twenty conversions.
             shutil.copytree(results / "m00", results / name)
             for file in (results / name / "gguf").iterdir():
                 file.rename(file.with_name(file.name.replace("m00", name)))
-        build.config["models"] = {f"m{number:02d}": shared for number in range(20)}
+        build.config["models"] = {f"m{number:02d}": shared for number in range(count)}
         for model in list(build.config["models"])[1:]:
             build.config["models"][model] = shared | {"ollama": {"system": f"You are {model}."}}
         build.write_config()
         markers = [f"results/{name}/ollama/{kind}/registered.json" for name in build.config["models"] for kind in five]
         # What was copied has no history: by the times of files alone it is up to date.
         build.run("--cores", "8", "--rerun-triggers", "mtime", "--", *markers)
-        assert len(list(server.models.glob("manifests/*/*/*/*"))) == 100
+        assert len(list(server.models.glob("manifests/*/*/*/*"))) == 5 * count
         assert server.broken_blobs() == []

@@ -155,5 +155,5 @@ def test_without_questions_nobody_need_be_there_to_answer(tmp_path: Path, monkey
 def test_a_specification_by_hand_that_lacks_a_key() -> None:
     left_out = ("host", "questions", "target")
     with pytest.raises(OllamakeError, match="--spec lacks host, questions, target"):
-        input_checks.refuse_unknown({key: None for key in spec(Path("b"), None) if key not in left_out})
-    input_checks.refuse_unknown(spec(Path("b"), None))
+        input_checks.refuse_incomplete({key: None for key in spec(Path("b"), None) if key not in left_out})
+    input_checks.refuse_incomplete(spec(Path("b"), None))

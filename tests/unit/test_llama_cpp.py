@@ -1,7 +1,9 @@
 """Finding, fetching and running llama.cpp's parts, without building it."""
 
 import io
+import json
 import os
+import re
 import stat
 import tarfile
 from pathlib import Path
@@ -156,6 +158,7 @@ def test_nothing_to_convert() -> None:
 
 
 def test_a_converters_failure_is_told_in_its_own_words(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "x"}')
     converter = tmp_path / "convert_hf_to_gguf.py"
     converter.write_text("raise NotImplementedError('Architecture X not supported')")
     with pytest.raises(OllamakeError, match=r"cannot convert .*: Architecture X not supported"):
@@ -166,6 +169,20 @@ def test_a_converters_failure_is_told_in_its_own_words(tmp_path: Path) -> None:
     converter.write_text("raise ValueError('unforeseen')")
     with pytest.raises(OllamakeError, match=r"(?s)exit code 1.*unforeseen"):
         convert(converter, tmp_path, "f16", "m", tmp_path / "out.gguf")
+
+
+def test_a_phi_3_of_any_name_is_tokenized_as_one(tmp_path: Path) -> None:
+    """llama.cpp looks for the name of the family in general.name."""
+    converter = tmp_path / "convert_hf_to_gguf.py"
+    converter.write_text("import sys; raise ValueError(sys.argv)")
+    for kind, name, given in (
+        ("phi3", "mine", "mine (phi-3)"),
+        ("phi3", "my-Phi3", "my-Phi3"),
+        ("qwen2", "mine", "mine"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+        with pytest.raises(OllamakeError, match=re.escape(f"'--model-name', '{given}'")):
+            convert(converter, tmp_path, "f16", name, tmp_path / "out.gguf")
 
 
 def test_copy_for_the_type_a_file_already_has() -> None:

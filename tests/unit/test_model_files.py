@@ -64,6 +64,19 @@ def test_the_adapters_chat_template_wins_and_stands_once(base: Path, tmp_path: P
     assert "chat_template" not in json.loads((tmp_path / "merged/tokenizer_config.json").read_text())
 
 
+def test_the_ends_of_texts_are_those_of_training(base: Path, tmp_path: Path) -> None:
+    """An adapter with the base's tokens, but another end of text, wrote that with its chat template."""
+    adapter = adapter_folder(tmp_path, ["base"])
+    (adapter / "chat_template.jinja").write_text("{{ eos_token }}")
+    config = json.loads((adapter / "tokenizer_config.json").read_text())
+    (adapter / "tokenizer_config.json").write_text(
+        json.dumps(config | {"eos_token": "<|im_end|>", "add_bos_token": False})
+    )
+    assert write(base, adapter, tmp_path / "merged")["tokenizer"] == "base"
+    merged = json.loads((tmp_path / "merged/tokenizer_config.json").read_text())
+    assert (merged["eos_token"], merged["add_bos_token"]) == ("<|im_end|>", False)
+
+
 def test_another_vocabulary_comes_from_the_adapter(base: Path, tmp_path: Path) -> None:
     adapter = adapter_folder(tmp_path, ["other other other other"])
     definition = json.loads((adapter / "tokenizer.json").read_text())

@@ -291,12 +291,23 @@ def test_a_registered_system_prompt_that_the_chat_template_refuses_is_said(token
     """Gemma 2 has no system role; nothing that is rendered can be compared then, and it must not look as if it had been."""
     refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
     tokenizer.chat_template = refusal + CHAT_TEMPLATE
-    served = Served(tokenizer, system="Be brief.")
-    status, detail = one(served)
-    assert status == "deviates"
-    assert "no system role" in detail
+    served = Served(tokenizer)
+    assert one(served) == ("equal", "")
     assert one(served, SYSTEM) == ("refused", "by the chat template: no system here")
-    assert one(Served(tokenizer)) == ("equal", "")
+    render = served.render
+
+    def with_system(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
+        first, *more = messages
+        return render([{**first, "content": f"Be brief.\n\n{first['content']}"}, *more], tools)
+
+    check = served.check()
+    check.system, check.renderer = "Be brief.", Renderer("stand-in 1.0", with_system, None)
+    (found,) = check.run([HELLO])
+    assert found["status"] == "deviates"
+    assert "no system role" in found["detail"]
+    check.renderer = Renderer("stand-in 1.0", lambda messages, tools: "WRONG", None)
+    (found,) = check.run([HELLO])
+    assert found["status"] == "differs"
 
 
 def test_tools_of_a_chat_template_without_any_are_not_asked_for(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -333,13 +344,14 @@ def test_another_failure_of_a_server_is_a_failure(tokenizer: PreTrainedTokenizer
         one(served, HELLO)
 
 
-def test_tools_that_are_rendered_are_compared(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_tools_that_a_server_writes_in_its_own_way_are_shown(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.chat_template = "{% if tools %}{{ tools | tojson }}{% endif %}" + CHAT_TEMPLATE
     served = Served(tokenizer)
     assert one(served, TOOLS) == ("equal", "")
     served.change_text = lambda text: text.replace('"type": "function"', '"type":"function"')
     status, detail = one(served, TOOLS)
-    assert status == "differs"
+    assert status == "deviates"
+    assert detail.startswith("Ollama writes tools in its own way: ")
     assert '"type":"function"' in detail
 
 

@@ -52,7 +52,7 @@ def test_a_store_is_served_as_long_as_it_is_needed(tmp_path: Path, monkeypatch: 
     (tmp_path / "serves.py").write_text(SERVES)
     ollama_program(tmp_path, f'test "$1" = serve && exec "{sys.executable}" "{tmp_path}/serves.py"', monkeypatch)
     (tmp_path / "store").mkdir()
-    with server_of({"target": "store", "store": str(tmp_path / "store"), "name": "m"}) as server:
+    with server_of({"target": "store", "store": str(tmp_path / "store"), "name": "m", "gguf": {"size": 1}}) as server:
         assert server.version() == "0.33.0"
         process = Path("/proc", (tmp_path / "store/pid").read_text())
         assert process.exists()
@@ -63,7 +63,7 @@ def test_a_store_is_served_as_long_as_it_is_needed(tmp_path: Path, monkeypatch: 
 
 def test_a_model_on_a_server_is_asked_there() -> None:
     with playing() as played:
-        marker = {"target": "server", "host": played.address, "name": "m"}
+        marker = {"target": "server", "host": played.address, "name": "m", "gguf": {"size": 1}}
         with server_of(marker) as server:
             assert server.address == played.address
     with pytest.raises(ServerUnreachable), server_of(marker):

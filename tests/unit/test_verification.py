@@ -39,7 +39,6 @@ SHOWN = ShownModel(
     template="T",
     license="MIT\nBSD",
     parameters={"temperature": ["1"], "top_k": ["20"], "use_mmap": ["true"], "stop": ['"b"', '"<a>\\n"']},
-    modelfile="",
 )
 
 
