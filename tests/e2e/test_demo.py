@@ -233,10 +233,11 @@ def test_another_prompt_is_registered_without_touching_weights(registered: tuple
     text = '  二行目に"""がある。\n"""\n全角　スペース 👨‍👩‍👧\r\nend '
     config["models"]["rag-finetuned"]["ollama"]["system"] = text
     (work / "other.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
-    ggufs = {file: file.stat().st_mtime_ns for file in work.glob("results/*/gguf/*.gguf")}
+    # A file that is made again is another one; its time may change, since the store's blob is a link to it.
+    ggufs = {file: file.stat().st_ino for file in work.glob("results/*/gguf/*.gguf")}
     done = run_snakemake("--cores", "1", "registered", "--configfile", "other.yaml", folder=work)
     assert done.returncode == 0, done.stdout
-    assert ggufs == {file: file.stat().st_mtime_ns for file in work.glob("results/*/gguf/*.gguf")}
+    assert ggufs == {file: file.stat().st_ino for file in work.glob("results/*/gguf/*.gguf")}
     shown = ollama.Client(address)._request_raw("POST", "/api/show", json={"model": "rag-finetuned:q8_0"}).json()
     assert shown["system"] == text
     done = run_snakemake("--cores", "1", "all", "--configfile", "mine.yaml", folder=work)
