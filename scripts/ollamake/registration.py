@@ -113,7 +113,7 @@ def marker_differences(marker: Mapping[str, Any], request: CreateRequest, weight
     server.version()
     differences, manifest = server_differences(server, request, weights, marker["manifest_digest"])
     if manifest is not None:
-        differences += blob_damage(server.show(request.name), weights)
+        differences += blob_damage(server.show(request.name))
     return differences
 
 

@@ -52,7 +52,7 @@ def server_differences(
     return found, digest
 
 
-def blob_damage(shown: ShownModel, weights: str) -> list[str]:
+def blob_damage(shown: ShownModel) -> list[str]:
     """Return whether a server's blob of the weights is damaged, where it lies on this machine and may be read.
 
     A server checks a blob when it comes and never again.
@@ -62,7 +62,7 @@ def blob_damage(shown: ShownModel, weights: str) -> list[str]:
         return []
     with progress_bar(blob.stat().st_size, f"sha256 of {blob.name[:19]}") as progress:
         found = sha256_of(blob, progress.update)
-    return [] if found == weights else [f"the blob {blob} has other bytes than its name says: it is damaged"]
+    return [] if found == shown.weights else [f"the blob {blob} has other bytes than its name says: it is damaged"]
 
 
 def predicted_digest(server_version: str, request: CreateRequest, record: Mapping[str, Any], shown: ShownModel) -> str:

@@ -18,6 +18,7 @@ from ollamake.ollama_server import OllamaServer, ShownModel
 from ollamake.ollama_store import OllamaStore
 from ollamake.verification import (
     _from_go,
+    blob_damage,
     predicted_digest,
     server_differences,
     shown_differences,
@@ -320,3 +321,15 @@ def test_the_manifest_need_not_be_of_our_form(store: OllamaStore) -> None:
     path.write_bytes(json.dumps(json.loads(path.read_bytes()), indent=1).encode())
     assert store_finds(store, deep=True) == []
     assert go_json(json.loads(path.read_bytes()), keep_order=True) != path.read_bytes()
+
+
+def test_a_damaged_blob_of_a_server_on_this_machine_is_seen(tmp_path: Path) -> None:
+    """It is compared with its own name: which weights were asked for is another question."""
+    blob = tmp_path / "sha256-x"
+    blob.write_bytes(b"weights")
+    shown = replace(SHOWN, weights=hashlib.sha256(b"weights").hexdigest(), weights_path=str(blob))
+    assert blob_damage(shown) == []
+    blob.write_bytes(b"wEights")
+    assert "it is damaged" in blob_damage(shown)[0]
+    assert blob_damage(replace(shown, weights_path=str(tmp_path / "elsewhere"))) == []
+    assert blob_damage(replace(shown, weights_path=None)) == []
