@@ -22,7 +22,6 @@ from ollamake.store_server import server_of
 
 log = logging.getLogger("ollamake")
 
-
 _CONTEXT = 4096
 """Tokens in which every conversation fits."""
 
@@ -207,9 +206,12 @@ def _message(name: str, renderer: str | None, faults: list[str], policy: str) ->
         "gguf": "Ollama before 0.30 does not render the chat template in a GGUF: use ollama.template: auto, or a newer Ollama",
         "own": "The TEMPLATE in ollama.template says something else",
     }
+    remedy = remedies[policy]
+    if not any("the text:" in fault for fault in faults):
+        remedy = "The text is right: what differs is the tokenizer in the GGUF, or the end of an answer"
     return (
         f"{name} is not prompted as in training ({renderer or 'nothing rendered'}):\n  "
         + "\n  ".join(faults)
-        + f"\nA model that is prompted otherwise answers worse and rambles. {remedies[policy]}. The model stays registered;"
+        + f"\nA model that is prompted otherwise answers worse and rambles. {remedy}. The model stays registered;"
         " ollama.template_differs: warn builds all the same."
     )

@@ -174,6 +174,22 @@ def test_with_the_server_down_a_run_ends_in_one_message(whole: Registered) -> No
         whole.server.start()
 
 
+def test_a_former_server_that_is_off_keeps_nobody_from_another(
+    whole: Registered, registrar: Kind, tmp_path: Path
+) -> None:
+    whole.server.kill()
+    try:
+        with registrar.serving(tmp_path / "server") as other:
+            whole.build.config["ollama"]["host"] = other.address
+            assert whole.build.planned() == {"register": 2, "check_template": 1, "check_inputs": 1}
+            said = whole.build.run("--cores", "2", "all")
+            assert "does not list its models" not in said
+            assert {str(model.model) for model in other.client.list().models} == {"small:q4_k_m", "small:q8_0"}
+    finally:
+        whole.server.end()
+        whole.server.start()
+
+
 def verify(whole: Registered) -> tuple[int, str]:
     done = run_snakemake("--configfile", "mine.yaml", "--cores", "1", "verify", folder=whole.build.folder)
     return done.returncode, done.stdout

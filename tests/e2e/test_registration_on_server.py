@@ -357,7 +357,9 @@ for number in range(int(times)):
 """
 
 
-def test_two_at_once_lose_no_shared_blob(ollama_server: Server, weights: dict[str, Weights], tmp_path: Path) -> None:
+def test_two_at_once_take_turns_and_lose_no_shared_blob(
+    ollama_server: Server, proxy: FaultyProxy, weights: dict[str, Weights], tmp_path: Path
+) -> None:
     small = weights["Q8_0"]
     write_json(tmp_path / "request.json", asking(small, "x").as_json())
     write_json(tmp_path / "record.json", small.record)
@@ -366,7 +368,7 @@ def test_two_at_once_lose_no_shared_blob(ollama_server: Server, weights: dict[st
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "scripts")}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", REGISTER_AGAIN_AND_AGAIN, who, ollama_server.address, times, *files],
+            [sys.executable, "-c", REGISTER_AGAIN_AND_AGAIN, who, proxy.address, times, *files],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -376,6 +378,10 @@ def test_two_at_once_lose_no_shared_blob(ollama_server: Server, weights: dict[st
     for process in processes:
         _, said = process.communicate()
         assert process.returncode == 0, said
+    # Each begins with a look at what is loaded, and nobody begins before the other has created.
+    order = [path for _, path, _ in proxy.requests if path in ("/api/ps", "/api/create")]
+    assert order == ["/api/ps", "/api/create"] * (len(order) // 2)
+    assert len(order) >= 2 * 2 * int(times)
     assert len(ollama_server.client.list().models) == 8
     assert ollama_server.broken_blobs() == []
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ import ollama
 import pytest
 from stand_in.running import StandIn, standing_in
 from stand_in.tiny_gguf import CHATML, OTHER, VOCABULARY, write_gguf
-
-pytestmark = pytest.mark.skipif(shutil.which("go") is None, reason="a TEMPLATE is played by a program that Go builds")
 
 QUESTION = {"role": "user", "content": "設計速度 <b>&"}
 GREEDY = {"temperature": 0, "num_predict": 4}
