@@ -17,12 +17,21 @@ import yaml
 
 from ollamake.configuration_faults import configuration_faults
 from ollamake.errors import OllamakeError
+from ollamake.hardware import checked_settings
 from ollamake.ollama_name import registered_name
 from ollamake.ollama_parameters import checked_parameters
-from ollamake.quantization_types import QUANTIZATION_TYPES
+from ollamake.published_quality import CANDIDATES
+from ollamake.quantization_types import QUANTIZATION_TYPES, UNQUANTIZED
+from ollamake.source_files import is_hub_id
+
+AUTO = "auto"
+"""What the plan decides: `quantizations: auto`, `num_ctx: auto`."""
 
 _UNQUANTIZED = {"auto": "F16", "float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 """What the fine-tune is before quantization, by `merge.dtype`."""
+
+AUTOMATIC = (*sorted(UNQUANTIZED), *CANDIDATES)
+"""The types that the plan may choose."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +51,8 @@ class Answers:
     max_tokens: int
     unquantized: str | None
     """The type of the fine-tune before quantization, where that is built only to be asked, too."""
-    base: tuple[str, str] | None
-    """Name and quantization of the model without adapter, where that is asked, too."""
+    base: tuple[str, str | None] | None
+    """Name and quantization of the model without adapter, where that is asked, too; None for the one that its plan chooses."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,7 @@ class Model:
     base: str
     adapters: tuple[WeightedAdapter, ...]
     quantizations: tuple[str, ...]
+    """Without the one that is chosen by the plan, if `is_automatic`."""
     system: str | None
     template: str
     """`auto`, `gguf` or a TEMPLATE."""
@@ -61,12 +71,16 @@ class Model:
     license: tuple[str, ...]
     parameters: dict[str, Any]
     registered_names: dict[str, str]
-    """Quantization -> name in Ollama."""
+    """Quantization -> name in Ollama; of an automatic model for every type that may be chosen."""
     answers: Answers
     compare: tuple[str, ...] = ()
     """What `answers.compare` says."""
     is_derived: bool = False
     """Whether it is only built for a comparison: it is not in the user's file."""
+    is_automatic: bool = False
+    """Whether the plan chooses the quantization."""
+    plans_num_ctx: bool = True
+    """Whether the plan gives `num_ctx`."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,12 @@ class Configuration:
     threads: int | None
     keep_merged: bool
     keep_unquantized: bool
+    asked: dict[str, Any]
+    """What the plan is asked: context, parallel, kv_cache, margin_gib."""
+    alternatives: tuple[str, ...]
+    """Hub ids of other bases to plan."""
+    hardware: dict[str, Any]
+    """gpus and ram_gib, null for what is to be detected; disk_gib."""
 
 
 def overlay_models(shipped: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,6 +145,9 @@ def read_configuration(raw: Mapping[str, Any], schema_file: Path) -> Configurati
         threads=filled["tools"]["threads"],
         keep_merged=filled["keep"]["merged"],
         keep_unquantized=filled["keep"]["unquantized"],
+        asked={key: value for key, value in filled["plan"].items() if key != "alternatives"},
+        alternatives=tuple(map(_alternative, filled["plan"]["alternatives"])),
+        hardware=checked_settings(filled["hardware"]),
     )
 
 
@@ -187,21 +210,25 @@ def with_bases(models: Mapping[str, Model]) -> dict[str, Model]:
                     " another base or an adapter. Give it another name."
                 )
             result[base.name] = base
-        answers = replace(model.answers, base=(base.name, base.quantizations[0]))
+        first = None if base.is_automatic else base.quantizations[0]
+        answers = replace(model.answers, base=(base.name, first))
         result[name] = replace(model, answers=answers)
     return result
 
 
 def _base_of(model: Model) -> Model:
     """Return the model without its adapters, in its first quantization, for a comparison of answers."""
-    name, quantizations = f"{model.name}-base", model.quantizations[:1]
-    registered = registered_name(name, quantizations[0], quantizations, f"models.{model.name}.answers.compare")
+    name, quantizations = f"{model.name}-base", () if model.is_automatic else model.quantizations[:1]
+    key = f"models.{model.name}.answers.compare"
     return replace(
         model,
         name=name,
         adapters=(),
         quantizations=quantizations,
-        registered_names={quantizations[0]: registered},
+        registered_names={
+            quantization: registered_name(name, quantization, [quantization], key)
+            for quantization in quantizations or AUTOMATIC
+        },
         template_differs="warn",
         answers=replace(model.answers, questions=None, unquantized=None),
         compare=(),
@@ -222,7 +249,8 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
             f"{key}.answers.questions: there is no file {answers['questions']}. Expected one with a question a line;"
             " paths are relative to where Snakemake runs."
         )
-    quantizations = tuple(filled["quantizations"])
+    automatic = filled["quantizations"] == AUTO
+    quantizations = () if automatic else tuple(filled["quantizations"])
     unquantized = _UNQUANTIZED[dtype] if answers["questions"] and "unquantized" in answers["compare"] else None
     if unquantized in quantizations:
         unquantized = None  # It is among those that the user wants anyway, and judged as they are.
@@ -230,6 +258,12 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
         quantizations += (unquantized,)
     for quantization in quantizations:
         _refuse_without_imatrix(quantization, f"{key}.quantizations")
+    # How many there are decides on the name: of an automatic model one is chosen.
+    count = (AUTO, *quantizations) if automatic else quantizations
+    parameters = dict(ollama["parameters"])
+    plans_num_ctx = parameters.get("num_ctx", AUTO) == AUTO
+    if parameters.get("num_ctx", AUTO) in (AUTO, None):
+        parameters.pop("num_ctx", None)
     texts = [text_of(text, f"{key}.ollama.license") for text in ollama["license"] or ()]
     return Model(
         name=name,
@@ -240,10 +274,10 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
         template=text_of(ollama["template"], f"{key}.ollama.template") or "auto",
         template_differs=ollama["template_differs"],
         license=tuple(text for text in texts if text),
-        parameters=checked_parameters(ollama["parameters"], f"{key}.ollama.parameters"),
+        parameters=checked_parameters(parameters, f"{key}.ollama.parameters"),
         registered_names={
-            quantization: registered_name(ollama["name"] or name, quantization, quantizations, f"{key}.ollama.name")
-            for quantization in quantizations
+            quantization: registered_name(ollama["name"] or name, quantization, count, f"{key}.ollama.name")
+            for quantization in dict.fromkeys(quantizations + (AUTOMATIC if automatic else ()))
         },
         answers=Answers(
             questions=None if answers["questions"] is None else _folder(answers["questions"]),
@@ -253,6 +287,8 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
             base=None,
         ),
         compare=tuple(answers["compare"]),
+        is_automatic=automatic,
+        plans_num_ctx=plans_num_ctx,
     )
 
 
@@ -297,6 +333,15 @@ def _folder(path: str) -> str:
     return os.path.normpath(Path(path).expanduser())
 
 
+def _alternative(base: str) -> str:
+    if not is_hub_id(base):
+        raise OllamakeError(
+            f"plan.alternatives: {base!r} is not an id on the Hugging Face hub (org/name, or org/name@revision). A base that"
+            " is here can be planned as a model of its own: give it under `models`."
+        )
+    return base
+
+
 def _refuse_without_imatrix(quantization: str, key: str) -> None:
     kind = QUANTIZATION_TYPES[quantization]
     if not kind.needs_imatrix:
@@ -313,13 +358,14 @@ def _refuse_without_imatrix(quantization: str, key: str) -> None:
 
 
 def _refuse_shared_names(models: Iterable[Model]) -> None:
-    owners: dict[str, str] = {}
+    owners: dict[str, tuple[Model, str]] = {}
     for model in models:
         for quantization, registered in model.registered_names.items():
             owner = f"models.{model.name} ({quantization})"
-            if registered in owners:
+            other, others = owners.setdefault(registered, (model, owner))
+            # Of the types that a plan may choose, one is.
+            if owner != others and not (other is model and model.is_automatic):
                 raise OllamakeError(
-                    f"{owner} and {owners[registered]} would both be registered as {registered!r}."
+                    f"{owner} and {others} would both be registered as {registered!r}."
                     " Give one of them another `ollama.name`, or use {quant} in it."
                 )
-            owners[registered] = owner

@@ -55,6 +55,8 @@ def _explain(error: ValidationError) -> list[str]:
             return [f"{where}expected {wanted.replace('object', 'keys with values')}; found {value!r}"]
         case "required":
             return [f"{where}missing key(s): {', '.join(k for k in error.validator_value if k not in value)}"]
+        case "pattern" if error.validator_value == "^auto$":
+            return [f"{where}expected auto, or a list of types such as [Q4_K_M]; found {value!r}"]
         case "pattern":
             return [
                 f"{where}{value!r} cannot be a model's name. It names a folder below results/ and a model in Ollama:"

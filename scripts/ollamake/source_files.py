@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,14 @@ MODEL_FILES = (
     "preprocessor_config.json",
 )
 """What may lie beside the weights and goes into a merged checkpoint; of an adapter folder only the tokenizer's part."""
+
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(@[\w./-]+)?", re.ASCII)
+
+
+def is_hub_id(base: str) -> bool:
+    """Return whether a base may be an id on the Hugging Face hub, org/name or org/name@revision; a path may look the same."""
+    return _HUB_ID.fullmatch(base) is not None and ".." not in base
 
 
 def source_files(kind: str, folder: str, key: str) -> tuple[list[str], list[str]]:

@@ -172,7 +172,26 @@ FAULTS = {
     "models: {m: {base: b, quantizations: [int4]}}": ["'int4' is not a type"],
     "models: {m: {base: b, quantizations: []}}": ["models.m.quantizations: is empty"],
     "models: {m: {base: b, quantizations: [Q8_0, Q8_0]}}": ["models.m.quantizations", "twice"],
-    "models: {m: {base: b, quantizations: Q8_0}}": ["models.m.quantizations: expected array; found 'Q8_0'"],
+    "models: {m: {base: b, quantizations: Q8_0}}": ["models.m.quantizations: expected auto, or a list", "found 'Q8_0'"],
+    "models: {m: {base: b, quantizations: 3}}": ["models.m.quantizations: expected array or string; found 3"],
+    "models: {m: {base: b, quantizations: [auto]}}": ["models.m.quantizations[0]: 'auto' is not a type"],
+    "models: {m: {base: b}}\nplan: {context: 100}": ["plan.context: expected at least 256; found 100"],
+    "models: {m: {base: b}}\nplan: {kv_cache: q5_1}": ["plan.kv_cache: expected one of f16, q8_0, q4_0"],
+    "models: {m: {base: b}}\nplan: {margin_gib: -1}": ["plan.margin_gib: expected at least 0; found -1"],
+    "models: {m: {base: b}}\nplan: {parallel: 0}": ["plan.parallel: expected at least 1; found 0"],
+    "models: {m: {base: b}}\nplan: {alternatives: [Qwen]}": ["plan.alternatives: 'Qwen'", "org/name"],
+    "models: {m: {base: b}}\nplan: {alternatives: [../up]}": ["plan.alternatives: '../up'", "org/name"],
+    "models: {m: {base: b}}\nhardware: {gpus: [{name: A}]}": ["hardware.gpus[0]: missing key(s): memory_gib"],
+    "models: {m: {base: b}}\nhardware: {gpus: [{memory_gib: -3}]}": [
+        "hardware.gpus[0].memory_gib: expected more than 0"
+    ],
+    "models: {m: {base: b}}\nhardware: {gpus: [{memory_gib: 36864}]}": [
+        "hardware.gpus[0].memory_gib",
+        "did you mean 36?",
+    ],
+    "models: {m: {base: b}}\nhardware: {ram_gib: 0}": ["hardware.ram_gib: expected more than 0; found 0"],
+    "models: {m: {base: b}}\nhardware: {disk_gib: -1}": ["hardware.disk_gib: expected more than 0; found -1"],
+    "models: {m: {base: b, ollama: {parameters: {num_ctx: all}}}}": ["num_ctx: expected a whole number"],
     "models: {m: {base: b, quantizations: [IQ2_XXS]}}": ["importance matrix", "Q2_0"],
     "models: {m: {base: 7}}": ["models.m.base: expected string; found 7"],
     "models: {m: {base: ''}}": ["models.m.base: is an empty text"],
@@ -262,3 +281,39 @@ def test_all_faults_are_told_at_once() -> None:
 def test_nearest_whatever_the_case() -> None:
     assert nearest("TEMPERATUR", ["temperature", "top_p"]) == ["temperature"]
     assert nearest("zzz", ["temperature"]) == []
+
+
+def test_what_the_plan_decides() -> None:
+    """The length of the context unless it is given or left to Ollama; the quantization where it is `auto`."""
+    given = read(
+        """
+models:
+  plain: {base: b}
+  chosen: {base: b, quantizations: auto}
+  auto: {base: b, ollama: {parameters: {num_ctx: auto, top_k: 5}}}
+  given: {base: b, ollama: {parameters: {num_ctx: 4096}}}
+  ollamas: {base: b, ollama: {parameters: {num_ctx: null}}}
+"""
+    ).models
+    assert {name: model.plans_num_ctx for name, model in given.items()} == {
+        "plain": True,
+        "chosen": True,
+        "auto": True,
+        "given": False,
+        "ollamas": False,
+    }
+    assert [given[name].parameters for name in ("auto", "given", "ollamas")] == [{"top_k": 5}, {"num_ctx": 4096}, {}]
+    assert (given["plain"].quantizations, given["plain"].is_automatic) == (("Q4_K_M",), False)
+    assert (given["chosen"].quantizations, given["chosen"].is_automatic) == ((), True)
+    assert given["chosen"].registered_names["Q6_K"] == "chosen:q6_k"
+    assert "IQ2_XXS" not in given["chosen"].registered_names
+
+
+def test_a_fixed_tag_suits_a_quantization_that_is_chosen() -> None:
+    model = read("models: {m: {base: b, quantizations: auto, ollama: {name: 'road:v1'}}}").models["m"]
+    assert set(model.registered_names.values()) == {"road:v1"}
+
+
+def test_the_name_of_a_gpu_may_be_left_out() -> None:
+    hardware = read("models: {m: {base: b}}\nhardware: {gpus: [{memory_gib: 36}]}").hardware
+    assert hardware == {"gpus": [{"name": "GPU", "memory_gib": 36}], "ram_gib": None, "disk_gib": None}
