@@ -19,12 +19,14 @@ from ollamake.registration import marker_differences
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--markers", type=Path, nargs="+", required=True, help="the registration markers")
+    parser.add_argument("--markers", type=Path, nargs="*", required=True, help="the registration markers")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    if not args.markers:
+        raise OllamakeError("no model is planned yet, so none can be registered; run `snakemake registered`.")
     faulty: list[str] = []
     for file in args.markers:
         try:

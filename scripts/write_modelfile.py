@@ -20,6 +20,7 @@ from ollamake.create_request import compose_request
 from ollamake.errors import run
 from ollamake.generation_defaults import generation_parameters, special_tokens
 from ollamake.modelfile import modelfile_text
+from ollamake.planned_context import num_ctx_of_plan
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -28,6 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--model-files", type=Path, required=True, help="model_files.json beside generation_config.json"
     )
     parser.add_argument("--template", type=Path, required=True, help="the record of the template")
+    parser.add_argument("--plan", type=Path, nargs="*", default=[], help="plan.json, if it gives num_ctx")
     parser.add_argument("--gguf", type=Path, required=True, help="the GGUF that the Modelfile names")
     parser.add_argument("--modelfile", type=Path, required=True, help="the Modelfile")
     parser.add_argument("--request", type=Path, required=True, help="the create request, as JSON")
@@ -44,7 +46,8 @@ def main(argv: list[str] | None = None) -> None:
         tokens = special_tokens(folder)
         defaults = generation_parameters(folder / "generation_config.json", tokens)
     template = json.loads(args.template.read_text(encoding="utf-8"))
-    request = compose_request(spec, args.gguf.name, template, defaults)
+    planned = [num_ctx_of_plan(json.loads(plan.read_text("utf-8")), spec["quantization"]) for plan in args.plan]
+    request = compose_request(spec, args.gguf.name, template, defaults, *planned)
     beside = PurePosixPath(os.path.relpath(args.gguf, args.modelfile.parent))
     write_text(args.modelfile, modelfile_text(request, beside))
     write_json(args.request, request.as_json())

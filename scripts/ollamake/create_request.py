@@ -44,12 +44,16 @@ class CreateRequest:
 
 
 def compose_request(
-    spec: Mapping[str, Any], file: str, template: Mapping[str, Any], defaults: Mapping[str, Any]
+    spec: Mapping[str, Any],
+    file: str,
+    template: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    planned: tuple[int, str] | None = None,
 ) -> CreateRequest:
     """Return the request for a model, each parameter from whoever may say it, the user first.
 
     ``spec`` is what the user configured: name, system, license, parameters; ``template`` the record of prompt_template;
-    ``defaults`` what generation_config.json gives.
+    ``defaults`` what generation_config.json gives; ``planned`` the tokens of num_ctx by the plan, and why so many.
     """
     parameters: dict[str, Any] = {}
     origins = {"template": template["origin"]}
@@ -58,6 +62,8 @@ def compose_request(
     for name, value in defaults.items():
         if name not in parameters:
             parameters[name], origins[name] = value, ORIGIN
+    if planned is not None and "num_ctx" not in parameters:
+        parameters["num_ctx"], origins["num_ctx"] = planned
     end = template["end_of_turn"]
     if end is not None and "stop" not in spec["parameters"]:
         stop = parameters.setdefault("stop", [])

@@ -1,0 +1,173 @@
+"""The plan of a model: what every quantization takes, where it fits and with how long a context, and which to take."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import urlsplit
+
+from ollamake.context_fit import ContextMemory
+from ollamake.errors import OllamakeError
+from ollamake.hardware import Hardware, budgets, configured_hardware, deciding
+from ollamake.memory_rows import Asked, Places, memory_rows
+from ollamake.ollama_server import OllamaServer
+from ollamake.plan_recommendation import gib, layers_words, recommend
+from ollamake.planned_context import planned_contexts
+
+_OF_GHOST = (
+    "name",
+    "source",
+    "exact",
+    "architecture",
+    "parameters",
+    "trained_context",
+    "block_count",
+    "outtype",
+    "unquantized_bytes",
+    "memory",
+)
+_OF_ALTERNATIVE = ("name", "source", "architecture", "parameters", "trained_context", "exact")
+
+
+def memory_plan(
+    model: str, ghost: Mapping[str, Any], alternatives: Sequence[Mapping[str, Any]], spec: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return plan.json for a model of the configuration.
+
+    ``ghost``, ``alternatives``: what ghost.json says of the model and of those to compare it with. ``spec``:
+    ``{"asked": {"context": tokens, "parallel": slots, "kv_cache": type, "margin_gib": GiB}, "hardware": the section of the
+    configuration, "host": address of the Ollama server or None, "quantizations": the types the user wants, or "auto"}``.
+    Raises OllamakeError for memory that cannot be meant, and for a number of slots that was not measured.
+    """
+    asked = Asked(**spec["asked"])
+    hardware = configured_hardware(spec["hardware"])
+    found = budgets(hardware, asked.margin_gib)
+    decides = deciding(found)
+    places = Places(found, next((i for i, place in enumerate(found) if place is decides), None), hardware.unified)
+
+    memory = ContextMemory(ghost, asked.parallel)
+    judged = _judged(ghost, memory, asked, places)
+    chosen = [kind for kind in spec["quantizations"] if kind != "auto"] if spec["quantizations"] != "auto" else []
+    warnings = [
+        *_server_warnings(hardware, spec["host"], asked),
+        *judged.pop("warnings"),
+        *_chosen_warnings(chosen, judged["rows"], ghost, places),
+    ]
+    return {
+        "model": model,
+        **{key: ghost[key] for key in _OF_GHOST},
+        "asked": asdict(asked),
+        "hardware": {
+            "source": hardware.source,
+            "unified": hardware.unified,
+            "gpus": [asdict(gpu) for gpu in hardware.gpus],
+            "ram_gib": hardware.ram_gib,
+        },
+        "budgets": [asdict(place) | {"deciding": place is decides} for place in found],
+        **judged,
+        "num_ctx": planned_contexts(judged["rows"], memory, asked, places, ghost["block_count"]),
+        "transformers": [
+            {"name": name, "bytes": size, "fits": [size <= place.usable_mib << 20 for place in found]}
+            for name, size in ghost["transformers"].items()
+        ],
+        "warnings": warnings,
+        "alternatives": [
+            {key: other[key] for key in _OF_ALTERNATIVE}
+            | _judged(other, ContextMemory(other, asked.parallel), asked, places)
+            for other in alternatives
+        ],
+    }
+
+
+def _judged(ghost: Mapping[str, Any], memory: ContextMemory, asked: Asked, places: Places) -> dict[str, Any]:
+    """Return what the plan says of any model, the user's own or an alternative."""
+    rows = memory_rows(ghost, memory, asked, places)
+    recommendation, why_none = recommend(ghost, memory, rows, asked, places)
+    return {
+        "rows": rows,
+        "recommendation": recommendation,
+        "no_recommendation": why_none,
+        "warnings": _model_warnings(ghost, memory, asked),
+    }
+
+
+def _model_warnings(ghost: Mapping[str, Any], memory: ContextMemory, asked: Asked) -> list[str]:
+    name, warnings = ghost["name"], []
+    planned = memory.planned(asked.context)
+    if planned < asked.context:
+        warnings.append(
+            f"plan.context: {asked.context:,} tokens are asked, but {name} was trained on {planned:,}; planned with {planned:,}"
+        )
+    if memory.limit is not None and memory.trained and memory.limit < memory.trained:
+        warnings.append(
+            f"{name} was trained on {memory.trained:,} tokens, but its memory was measured up to {memory.limit:,}; no longer"
+            " context is planned"
+        )
+    if not ghost["exact"]:
+        warnings.append(f"{name}: the size of the tokenizer in the GGUF is an estimate; file sizes are good to 0.1 %")
+    if ghost["memory"]["source"] == "formula":
+        warnings.append(
+            f"{name}: KV cache and compute buffer are by formula, as llama-fit-params is missing; the compute buffer is good"
+            " to 3 % + 16 MiB"
+        )
+    return warnings
+
+
+def _server_warnings(hardware: Hardware, host: str | None, asked: Asked) -> list[str]:
+    """Warn of what is not so on the server, or not yet."""
+    warnings = []
+    if hardware.source == "detected" and host is not None:
+        address = OllamaServer(host).address
+        if not _is_here(urlsplit(address).hostname or ""):
+            warnings.append(
+                f"hardware: detected where Snakemake runs, but the Ollama server is {address}; set hardware.gpus and"
+                " hardware.ram_gib to what that machine has"
+            )
+    if asked.kv_cache != "f16":
+        warnings.append(
+            f"plan.kv_cache: {asked.kv_cache} lowers the quality of answers, beyond that of the weights' type; the plan holds"
+            f" only for a server started with OLLAMA_KV_CACHE_TYPE={asked.kv_cache} and OLLAMA_FLASH_ATTENTION=1"
+        )
+    if asked.parallel > 1:
+        warnings.append(
+            f"plan.parallel: the plan holds only for a server started with OLLAMA_NUM_PARALLEL={asked.parallel}"
+        )
+    return warnings
+
+
+def _is_here(name: str) -> bool:
+    if name.lower() in ("localhost", socket.gethostname().lower()):
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    # 0.0.0.0 and :: are what a server listens on; clients take them for this machine.
+    return address.is_loopback or address.is_unspecified
+
+
+def _chosen_warnings(
+    chosen: Sequence[str], rows: Sequence[Mapping[str, Any]], ghost: Mapping[str, Any], places: Places
+) -> list[str]:
+    by_type = {row["type"]: row for row in rows}
+    warnings = []
+    for kind in chosen:
+        row = by_type.get(kind)
+        if row is None:
+            raise OllamakeError(
+                f"quantizations: expected types that llama-quantize knows; found {kind}, which is not among"
+                f" {', '.join(by_type)}"
+            )
+        if "refused" in row:
+            warnings.append(f"quantizations: llama-quantize refuses {kind} of {ghost['name']}: {row['refused']}")
+            continue
+        if places.deciding is None or row["fits"][places.deciding]["fits"] is not False:
+            continue
+        fit, budget = row["fits"][places.deciding], places.budgets[places.deciding]
+        layers = layers_words(fit, ghost["block_count"])
+        lacking = f"quantizations: {kind} does not fit {budget.name}, {gib(-fit['free_mib'])} are lacking"
+        warnings.append(f"{lacking}; {layers}" if layers else lacking)
+    return warnings
