@@ -1,8 +1,9 @@
 """Check what a model is to be built from, and with what, before anything heavy starts.
 
-    python scripts/check_inputs.py --model m --spec '{"base": "BASE", "adapters": [], "made_here": [], "dtype": "auto",
-        "quantizations": ["Q4_K_M"], "target": "auto", "host": null, "questions": null, "compiler_needed": false}' \\
-        --output results/m/inputs.json
+python scripts/check_inputs.py --model m --spec '{"base": "BASE", "adapters": [], "made_here": [], "dtype": "auto",
+    "quantizations": ["Q4_K_M"], "target": "auto", "host": null, "store": "results/ollama-store", "questions": null,
+    "compiler_needed": false, "tools": [], "keep_merged": true, "keep_unquantized": true, "jobs_run_here": true,
+    "disk_gib": null}' --output results/m/inputs.json
 """
 
 from __future__ import annotations

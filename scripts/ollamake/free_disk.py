@@ -13,10 +13,12 @@ MARGIN = 100_000_000
 
 def free_bytes(folder: Path) -> int:
     """Return the bytes free on the filesystem of ``folder``, which need not exist yet."""
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def same_filesystem(one: Path, other: Path) -> bool:
+    """Whether two folders, which need not exist yet, are or will be on one filesystem."""
+    return _existing(one).stat().st_dev == _existing(other).stat().st_dev
 
 
 def require_free_disk(folder: Path, needed: int, what: str) -> None:
@@ -28,3 +30,11 @@ def require_free_disk(folder: Path, needed: int, what: str) -> None:
             f" (0.1 GB of which stay free). Make room, run with `--directory` on a larger disk, quantize to fewer"
             " types, or set keep.merged and keep.unquantized to false so that intermediate files go when they are used."
         )
+
+
+def _existing(folder: Path) -> Path:
+    """Return ``folder``, or the folder nearest above it that is there."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder

@@ -1,61 +1,104 @@
-"""What can be found wrong before work starts: base, adapter, disk, compiler, server; in seconds, one message each."""
+"""What can be found wrong before work starts: base, adapter, disk, memory, programs, server; in seconds, one message each."""
 
 from __future__ import annotations
 
 import logging
+import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ollamake.adapter import read_adapter
+from ollamake.build_room import require_disk, require_memory
 from ollamake.checkpoint import read_checkpoint
+from ollamake.disk_peak import TOOLS_BYTES, DiskPeak, disk_peak
 from ollamake.errors import OllamakeError
-from ollamake.free_disk import free_bytes, require_free_disk
+from ollamake.free_disk import free_bytes, same_filesystem
+from ollamake.free_memory import free_memory
+from ollamake.job_needs import largest_job
 from ollamake.llama_cpp_source import require_compiler
 from ollamake.merge_plan import plan_merge
 from ollamake.ollama_server import OllamaServer, ServerUnreachable
+from ollamake.program_start import require_starting
+from ollamake.published_quality import CANDIDATES
 from ollamake.quantization_types import QUANTIZATION_TYPES
 from ollamake.questions import read_questions
-from ollamake.safetensors_header import tensor_bytes
 
 log = logging.getLogger("ollamake")
 
 _MADE_HERE_BYTES = 100_000_000
 """Allowance for a model of a few million parameters, whose files do not exist yet."""
 
-_METADATA_BYTES = 10_000_000
-"""Allowance for the metadata of one GGUF, mostly its tokenizer."""
+_AUTO = "auto"
+"""Stands among the quantizations for the one that the plan will choose."""
+
+_THIS_MACHINE = re.compile(r"://(localhost|127\.\d+\.\d+\.\d+|0\.0\.0\.0|\[::1?\])(?=[:/]|$)")
 
 
 def check_inputs(name: str, spec: dict[str, Any], results: Path) -> dict[str, Any]:
     """Check one model and return what was found.
 
     ``spec``: base, adapters (path, weight), made_here (those of the folders that a rule makes, which are checked when they are
-    merged), dtype, quantizations, target, host, questions, compiler_needed. Raises OllamakeError for the first fault.
+    merged), dtype, quantizations ("auto" among them: one that is not chosen yet), target, host, store, questions,
+    compiler_needed, tools (program and path of those found here), keep_merged, keep_unquantized, jobs_run_here, disk_gib
+    (what the build may take, or None). Raises OllamakeError for the first fault.
     """
     if spec["compiler_needed"]:
         require_compiler()
+    for program, path in spec["tools"]:
+        require_starting(program, Path(path))
     if spec["questions"]:
         questions = read_questions(Path(spec["questions"]), f"models.{name}.answers.questions")
         log.info("%d questions", len(questions))
-    _check_server(name, spec)
+    server = _check_server(name, spec)
+    quantizations = _assumed(spec["quantizations"])
+    job, edited, needs = None, None, None
     if spec["made_here"]:
-        needed, edited = _MADE_HERE_BYTES, None
+        needed = _MADE_HERE_BYTES + (TOOLS_BYTES if spec["compiler_needed"] else 0)
+        peak = DiskPeak(needed, "an allowance for the demo", needed, 0)
     else:
-        needed, edited = _check_model(name, spec, results)
-    require_free_disk(results, needed, f"building {name}")
+        plan, edited = _plan(name, spec)
+        peak = disk_peak(
+            plan,
+            name,
+            results / name,
+            quantizations,
+            _registration(server, Path(spec["store"]), results),
+            keep_merged=spec["keep_merged"],
+            keep_unquantized=spec["keep_unquantized"],
+            builds_tools=spec["compiler_needed"],
+        )
+        job, needs = largest_job(plan, quantizations)
+    allowed = require_disk(name, peak, results, store=Path(spec["store"]), disk_gib=spec["disk_gib"])
+    log.info("disk: %.2f GB at the peak (%s), %.2f GB may be taken", peak.needed / 1e9, peak.step, allowed / 1e9)
+    memory = free_memory() if spec["jobs_run_here"] else None
+    if job is not None and needs is not None:
+        require_memory(name, job, needs, memory)
+        log.info("memory: %.1f GB in the largest job (%s)", needs.mem_mb / 1e3, job)
     return {
         "base": spec["base"],
         "adapters": spec["adapters"],
         "tensors_with_update": edited,
-        "disk_needed_gb": round(needed / 1e9, 2),
-        "disk_free_gb": round(free_bytes(results) / 1e9, 2),
+        "quantizations": quantizations,
+        "assumed": _assumption(spec["quantizations"]),
+        "disk_needed_gb": _gb(peak.needed),
+        "disk_peak_at": peak.step,
+        "disk_stays_gb": _gb(peak.stays),
+        "disk_in_store_gb": _gb(peak.in_store),
+        "disk_free_gb": _gb(free_bytes(results)),
+        "disk_allowed_gb": _gb(allowed),
+        "largest_job": None if needs is None else {"job": job, "memory_gb": _gb(needs.mem_mb * 1e6)},
+        "memory_free_gb": None if memory is None else _gb(memory.free),
     }
 
 
-def _check_server(name: str, spec: dict[str, Any]) -> None:
-    """Raise OllamakeError if the server does not answer, or if there is nobody to answer the questions."""
+def _check_server(name: str, spec: dict[str, Any]) -> OllamaServer | None:
+    """Return the server that models are registered on, None if it is the store.
+
+    Raises OllamakeError if a server that is demanded does not answer, or if there is nobody to answer the questions.
+    """
     server = OllamaServer(spec["host"])
     served = spec["target"] != "store"
     if served:
@@ -70,41 +113,56 @@ def _check_server(name: str, spec: dict[str, Any]) -> None:
             f"models.{name}.answers.questions: nobody can answer them: no Ollama server is used ({server.address}), and there is"
             " no `ollama` on PATH to serve the store. Install Ollama, set ollama.host, or leave out the questions."
         )
+    return server if served else None
 
 
-def _check_model(name: str, spec: dict[str, Any], results: Path) -> tuple[int, int]:
-    """Return the bytes still to be written for a model, and how many tensors get an update."""
+def _registration(server: OllamaServer | None, store: Path, results: Path) -> str:
+    """Return where the weights of a registered model go, as disk_peak.REGISTRATIONS has it.
+
+    Where a server of this machine keeps its models it does not say; OLLAMA_MODELS is asked, else it is taken for this disk.
+    """
+    if server is None:
+        return "shared" if same_filesystem(store, results) else "copy"
+    if not _THIS_MACHINE.search(server.address):
+        return "elsewhere"
+    models = os.environ.get("OLLAMA_MODELS")
+    return "server" if not models or same_filesystem(Path(models), results) else "elsewhere"
+
+
+def _plan(name: str, spec: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Return the merge plan of a model, and how many tensors get an update."""
     base = read_checkpoint(spec["base"], f"models.{name}.base")
     adapters = [read_adapter(Path(adapter["path"]), adapter["weight"]) for adapter in spec["adapters"]]
     plan = plan_merge(base, adapters, spec["dtype"])
     tensors = [tensor for shard in plan["shards"] for tensor in shard["tensors"]]
     edited = sum(bool(tensor["edits"]) for tensor in tensors)
     log.info("%s: %d tensors in %d shards, %d of them get an update", name, len(tensors), len(plan["shards"]), edited)
-    return _bytes_to_write(results / name, name, tensors, spec["quantizations"]), edited
+    return plan, edited
 
 
-def _bytes_to_write(folder: Path, name: str, tensors: Sequence[dict[str, Any]], quantizations: Sequence[str]) -> int:
-    """Return about how many bytes the build of a model will add to what already exists of it."""
-    merged = sum(tensor_bytes(tensor["stored"], tensor["shape"]) for tensor in tensors)
-    elements = sum(tensor_bytes("U8", tensor["shape"]) for tensor in tensors)
-    wanted = {
-        folder / "gguf" / f"{name}.{quantization}.gguf": _METADATA_BYTES
-        + round(elements * QUANTIZATION_TYPES[quantization].bits_per_weight / 8)
-        for quantization in quantizations
-    }
-    missing = [size for file, size in wanted.items() if not file.exists()]
-    needed = sum(missing)
-    if missing and not (folder / "gguf" / f"{name}.unquantized.gguf").exists():
-        needed += merged + _METADATA_BYTES
-        done = sum(file.stat().st_size for file in (folder / "merged").glob("*.safetensors"))
-        needed += max(0, merged - done)
-    return needed
+def _assumed(quantizations: Sequence[str]) -> list[str]:
+    """Return the quantizations that are counted, each once."""
+    return list(dict.fromkeys(_smallest() if kind == _AUTO else kind for kind in quantizations))
+
+
+def _assumption(quantizations: Sequence[str]) -> str | None:
+    if _AUTO not in quantizations:
+        return None
+    return f"`auto` is counted as {_smallest()}, the smallest type that it may choose: the plan has not been made yet"
+
+
+def _smallest() -> str:
+    return min(CANDIDATES, key=lambda kind: QUANTIZATION_TYPES[kind].bits_per_weight)
+
+
+def _gb(count: float) -> float:
+    return round(count / 1e9, 2)
 
 
 def refuse_incomplete(spec: dict[str, Any]) -> None:
     """Raise OllamakeError for a specification by hand that lacks a key."""
-    expected = {"base", "adapters", "made_here", "dtype", "quantizations", "target", "host"}
-    expected |= {"questions", "compiler_needed"}
+    expected = {"base", "adapters", "made_here", "dtype", "quantizations", "target", "host", "store", "questions"}
+    expected |= {"compiler_needed", "tools", "keep_merged", "keep_unquantized", "jobs_run_here", "disk_gib"}
     missing = expected - spec.keys()
     if missing:
         raise OllamakeError(f"--spec lacks {', '.join(sorted(missing))}")

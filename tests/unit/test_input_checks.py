@@ -8,8 +8,12 @@ import pytest
 from played_server import playing
 
 from ollamake import input_checks
+from ollamake.disk_peak import DiskPeak
 from ollamake.errors import OllamakeError
+from ollamake.free_memory import Memory
 from ollamake.input_checks import check_inputs
+from ollamake.ollama_server import OllamaServer
+from ollamake.program_start import require_starting
 
 
 def spec(base: Path, adapter: Path | None, **changes: Any) -> dict[str, Any]:
@@ -21,8 +25,14 @@ def spec(base: Path, adapter: Path | None, **changes: Any) -> dict[str, Any]:
         "quantizations": ["Q4_K_M", "Q8_0"],
         "target": "store",
         "host": "127.0.0.1:1",
+        "store": str(base.parent / "store"),
         "questions": None,
         "compiler_needed": False,
+        "tools": [],
+        "keep_merged": True,
+        "keep_unquantized": True,
+        "jobs_run_here": True,
+        "disk_gib": None,
     }
     return values | changes
 
@@ -32,25 +42,145 @@ def test_what_was_found(make_base: Callable[..., Path], make_adapter: Callable[.
     found = check_inputs("m", spec(base, make_adapter(base)), tmp_path / "results")
     assert found["tensors_with_update"] == 14
     assert found["disk_free_gb"] > found["disk_needed_gb"] > 0
+    assert found["disk_peak_at"] == "quantizing to Q8_0"
+    assert found["disk_stays_gb"] == found["disk_needed_gb"]
+    assert found["largest_job"]["job"].startswith("merging model-0000")
+    assert 0.5 < found["largest_job"]["memory_gb"] < found["memory_free_gb"]
+    assert found["assumed"] is None
+
+
+@pytest.fixture
+def peaks(monkeypatch: pytest.MonkeyPatch) -> list[DiskPeak]:
+    """The peaks that are judged."""
+    asked: list[DiskPeak] = []
+    monkeypatch.setattr(input_checks, "require_disk", lambda _name, peak, _folder, **_how: asked.append(peak) or 10**9)
+    return asked
 
 
 def test_disk_counts_what_is_still_to_be_written(
-    make_base: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_base: Callable[..., Path], tmp_path: Path, peaks: list[DiskPeak]
 ) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(input_checks, "require_free_disk", lambda _folder, needed, _what: asked.append(needed))
     base, results = make_base(), tmp_path / "results"
     weights = sum(file.stat().st_size for file in base.glob("*.safetensors"))
     check_inputs("m", spec(base, None), results)
-    assert asked[-1] > 2 * weights
+    assert peaks[-1].needed > 2 * weights
     (results / "m/gguf").mkdir(parents=True)
     (results / "m/gguf/m.unquantized.gguf").write_bytes(b"")
     (results / "m/gguf/m.Q8_0.gguf").write_bytes(b"")
     check_inputs("m", spec(base, None), results)
-    assert asked[-1] < asked[-2] - weights
+    assert peaks[-1].needed < peaks[-2].needed - weights
     (results / "m/gguf/m.Q4_K_M.gguf").write_bytes(b"")
     check_inputs("m", spec(base, None), results)
-    assert asked[-1] == 0
+    assert peaks[-1].needed == 0
+
+
+def test_files_that_do_not_stay(make_base: Callable[..., Path], tmp_path: Path, peaks: list[DiskPeak]) -> None:
+    base = make_base()
+    check_inputs("m", spec(base, None), tmp_path)
+    check_inputs("m", spec(base, None, keep_merged=False, keep_unquantized=False), tmp_path)
+    assert peaks[1].needed < peaks[0].needed
+    assert peaks[1].stays < peaks[0].stays
+
+
+def test_a_choice_that_is_not_made_yet_counts_as_the_smallest(
+    make_base: Callable[..., Path], tmp_path: Path, peaks: list[DiskPeak]
+) -> None:
+    base = make_base()
+    found = check_inputs("m", spec(base, None, quantizations=["auto"]), tmp_path)
+    assert found["quantizations"] == ["Q2_K"]
+    assert "`auto` is counted as Q2_K" in found["assumed"]
+    assert check_inputs("m", spec(base, None, quantizations=["Q2_K"]), tmp_path)["assumed"] is None
+    assert peaks[0] == peaks[1]
+    found = check_inputs("m", spec(base, None, quantizations=["auto", "Q8_0", "Q2_K"]), tmp_path)
+    assert found["quantizations"] == ["Q2_K", "Q8_0"]
+
+
+@pytest.mark.parametrize(
+    ("address", "models", "counted"),
+    [
+        ("http://127.0.0.1:11434", None, "server"),
+        ("https://localhost/ollama", None, "server"),
+        ("http://[::1]:11434", None, "server"),
+        ("http://gpu.example:11434", None, "elsewhere"),
+        ("http://localhost.example:11434", None, "elsewhere"),
+        ("http://127.0.0.1:11434", "/proc", "elsewhere"),
+        ("http://127.0.0.1:11434", ".", "server"),
+        (None, None, "shared"),
+    ],
+)
+def test_where_the_registered_weights_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str | None, models: str | None, counted: str
+) -> None:
+    monkeypatch.delenv("OLLAMA_MODELS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    if models:
+        monkeypatch.setenv("OLLAMA_MODELS", models)
+    server = None if address is None else OllamaServer(address)
+    assert input_checks._registration(server, tmp_path / "store", tmp_path / "results") == counted
+
+
+def test_a_store_on_another_filesystem_is_a_copy(tmp_path: Path) -> None:
+    assert input_checks._registration(None, Path("/proc/store"), tmp_path / "results") == "copy"
+
+
+def test_a_machine_without_memory_for_the_largest_job(
+    make_base: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(input_checks, "free_memory", lambda: Memory(10**9, 10**8))
+    with pytest.raises(OllamakeError, match="not enough memory for building m: merging model-0000"):
+        check_inputs("m", spec(make_base(), None), tmp_path)
+    # The jobs of a cluster run on other machines.
+    found = check_inputs("m", spec(make_base(), None, jobs_run_here=False), tmp_path)
+    assert found["memory_free_gb"] is None
+    assert found["largest_job"]["memory_gb"] > 0.5
+
+
+def test_the_disk_that_a_build_may_take(make_base: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(OllamakeError, match=r"hardware\.disk_gib allows 0\.001 GiB"):
+        check_inputs("m", spec(make_base(), None, disk_gib=0.001), tmp_path)
+    assert check_inputs("m", spec(make_base(), None, disk_gib=0.5), tmp_path)["disk_allowed_gb"] == 0.54
+
+
+def program(folder: Path, text: str | bytes, mode: int = 0o755) -> list[list[str]]:
+    path = folder / "llama-quantize"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    path.chmod(mode)
+    return [["llama-quantize", str(path)]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#!/bin/sh\necho usage\nexit 1\n",
+        '#!/bin/sh\n[ "$1" = --help ] || kill -SEGV $$\n',
+        "#!/bin/sh\necho version 1\n",
+    ],
+)
+def test_a_program_that_starts(tmp_path: Path, text: str) -> None:
+    made = str(tmp_path)
+    check_inputs("m", spec(tmp_path, None, made_here=[made], tools=program(tmp_path, text)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "words"),
+    [
+        ("#!/bin/sh\nkill -ILL $$\n", 0o755, r"crashes \(SIGILL"),
+        ("#!/bin/sh\necho libggml.so: cannot open >&2\nexit 127\n", 0o755, "exit code 127: libggml.so: cannot open"),
+        (b"\x7fELF of another processor", 0o755, "cannot be executed \\(Exec format error"),
+        ("#!/bin/sh\nexec sleep 9\n", 0o755, "did not end within 0.3 s"),
+        ("#!/no/such/interpreter\n", 0o755, "cannot be executed"),
+    ],
+)
+def test_a_program_that_does_not_start(tmp_path: Path, text: str | bytes, mode: int, words: str) -> None:
+    ((name, path),) = program(tmp_path, text, mode)
+    with pytest.raises(OllamakeError, match=f"llama-quantize was found at .*{words}.*tools.llama_cpp"):
+        require_starting(name, Path(path), seconds=0.3)
+
+
+def test_programs_are_tried_before_the_model_is_read(tmp_path: Path) -> None:
+    tools = program(tmp_path, "#!/bin/sh\nexit 127\n")
+    with pytest.raises(OllamakeError, match="exit code 127"):
+        check_inputs("m", spec(tmp_path / "nowhere", None, tools=tools), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +283,10 @@ def test_without_questions_nobody_need_be_there_to_answer(tmp_path: Path, monkey
 
 
 def test_a_specification_by_hand_that_lacks_a_key() -> None:
-    left_out = ("host", "questions", "target")
-    with pytest.raises(OllamakeError, match="--spec lacks host, questions, target"):
+    left_out = ("host", "jobs_run_here", "questions", "target")
+    with pytest.raises(OllamakeError, match="--spec lacks host, jobs_run_here, questions, target"):
         input_checks.refuse_incomplete({key: None for key in spec(Path("b"), None) if key not in left_out})
+    for key in spec(Path("b"), None):
+        with pytest.raises(OllamakeError, match=f"--spec lacks {key}$"):
+            input_checks.refuse_incomplete({other: None for other in spec(Path("b"), None) if other != key})
     input_checks.refuse_incomplete(spec(Path("b"), None))
