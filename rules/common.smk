@@ -21,16 +21,19 @@ from snakemake_interface_storage_plugins.registry import StoragePluginRegistry
 sys.path.insert(0, os.path.join(workflow.basedir, "scripts"))
 
 import snakemake_storage_plugin_ollama
-from ollamake.configuration import overlay_models, read_configuration
+from ollamake import job_needs, job_times
+from ollamake.configuration import AUTO, overlay_models, read_configuration
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
 from ollamake.imported_modules import modules_used_by
 from ollamake.llama_cpp_programs import find_converter, find_program, program_identity
 from ollamake.llama_cpp_source import VERSION as LLAMA_CPP_VERSION
 from ollamake.ollama_server import OllamaServer
+from ollamake.planned_quantization import quantization_of_plan
 from ollamake.quantization_types import QUANTIZATION_TYPES
 from ollamake.registration import chat_command
-from ollamake.source_files import merges_through_peft, reads_across_shards, source_files
+from ollamake.shape import shipped_shape
+from ollamake.source_files import is_hub_id, merges_through_peft, reads_across_shards, source_files
 from ollamake.weight_identity import header_digest, identity_of, seen_files
 
 # The demo's files, fixed because the rules that make them name their outputs.
@@ -58,6 +61,8 @@ MADE_HERE = {
     DEMO_ADAPTER: (DEMO_ADAPTER_WEIGHTS, DEMO_ADAPTER_FILES),
 }
 
+SHIPPED_SHAPES = os.path.relpath(os.path.join(workflow.basedir, "config/shapes"))
+PROGRAMS = ("llama-quantize", "llama-tokenize", "llama-fit-params")
 LLAMA_CPP = f"resources/llama.cpp/{LLAMA_CPP_VERSION}"
 STARTED = time.time()
 ALL_CORES = 1_000_000  # more than any machine has: Snakemake lowers it to --cores
@@ -86,6 +91,13 @@ def checked_configuration():
 def sources_of(name):
     """Return (weights, small files) of a model's base, then of each of its adapters, as paths."""
     model = CONFIG.models[name]
+    if name in AWAITED:
+        raise WorkflowError(
+            f"models.{name}.base: the folder {model.base!r} does not exist (looked from {os.getcwd()}). It must be the folder of the"
+            " base model, with config.json and .safetensors (or .bin) files. If it is meant as an id on the Hugging Face hub:"
+            f" download it (`hf download {model.base.partition('@')[0]} --local-dir FOLDER`) and name the folder; what fits can be"
+            " planned before: snakemake --cores 1 plan."
+        )
     folders = [("base", model.base)] + [("adapter", adapter.path) for adapter in model.adapters]
     return [
         MADE_HERE.get(folder) or or_one_message(source_files, kind, folder, f"models.{name}.{kind}")
@@ -98,7 +110,13 @@ THREADS = CONFIG.threads or os.cpu_count()
 BUILD_JOBS = CONFIG.threads or 0  # 0: as many as the job may use cores
 # What is null in the configuration is the environment's, so that another OLLAMA_HOST counts as a change.
 PLACE = {"target": CONFIG.target, "host": CONFIG.host or os.environ.get("OLLAMA_HOST"), "store": CONFIG.store}
-NSHARDS = {name: len(sources_of(name)[0][0]) for name in CONFIG.models}
+# Models whose base is not here, but may be on the hub: they can be planned, not built.
+AWAITED = [name for name, model in CONFIG.models.items() if is_hub_id(model.base) and not os.path.exists(model.base)]
+AWAITED = [name for name in AWAITED if CONFIG.models[name].base not in MADE_HERE]
+BUILT = [name for name in CONFIG.models if name not in AWAITED]
+NSHARDS = {name: len(sources_of(name)[0][0]) for name in BUILT}
+# Shapes to plan that are no merge of ours: bases that are not here, and alternatives.
+SHAPES = sorted({CONFIG.models[name].base for name in AWAITED} | set(CONFIG.alternatives))
 
 
 wildcard_constraints:
@@ -108,16 +126,64 @@ wildcard_constraints:
     shard=r"\d{5}",
     nshards=r"\d{5}",
     program="llama-[a-z-]+",
+    shape="|".join(map(re.escape, SHAPES)) or "none",
 
 
 # Targets ----------------------------------------------------------------------------------------------------------
-def of_each_quantization(pattern):
-    """Expand a pattern over the models and the quantizations of each."""
+def of_each_built(pattern):
+    """Expand a pattern over the models; the base of one that is not here is missed when the pattern is asked for."""
+    return expand(pattern, model=BUILT) + [missed_base(name) for name in AWAITED]
+
+
+def missed_base(name):
+    """Return a function of wildcards that says which folder is missing."""
+    return lambda wildcards: sources_of(name)
+
+
+def of_each_quantization(pattern, as_input=str):
+    """Expand a pattern over the models and the quantizations of each; that of an automatic model is known after its plan."""
+
+    def of_model(name):
+        return lambda wildcards: [as_input(pattern.format(model=name, quant=quant)) for quant in quantizations_of(name)]
+
+    fixed = [name for name in BUILT if not CONFIG.models[name].is_automatic]
     return [
-        pattern.format(model=name, quant=quantization)
-        for name, model in CONFIG.models.items()
-        for quantization in model.quantizations
-    ]
+        as_input(pattern.format(model=name, quant=quant))
+        for name in fixed
+        for quant in CONFIG.models[name].quantizations
+    ] + [of_model(name) for name in BUILT if name not in fixed]
+
+
+def quantizations_of(name):
+    """Return a model's quantizations, for which the plan of an automatic one must have been made."""
+    model = CONFIG.models[name]
+    return (
+        chosen_first(model, checkpoints.plan_memory.get(model=name).output[0])
+        if model.is_automatic
+        else model.quantizations
+    )
+
+
+def quantizations_so_far(name):
+    """Return a model's quantizations as far as they are known: none of an automatic one without a plan."""
+    model, plan = CONFIG.models[name], PLAN.format(model=name)
+    if not model.is_automatic:
+        return model.quantizations
+    try:
+        return chosen_first(model, plan) if os.path.exists(plan) else ()
+    except WorkflowError:
+        return ()  # Nothing fits: said where the quantization is needed.
+
+
+def markers_so_far():
+    """Return the markers of all models as far as they are known."""
+    return [MARKER.format(model=name, quant=quant) for name in BUILT for quant in quantizations_so_far(name)]
+
+
+def chosen_first(model, plan):
+    """Return the type that a plan recommends, and what else the model is built in."""
+    chosen = or_one_message(quantization_of_plan, Path(plan))
+    return (chosen, *(quant for quant in model.quantizations if quant != chosen))
 
 
 def of_each_shard(name, pattern):
@@ -128,22 +194,25 @@ def of_each_shard(name, pattern):
 
 MERGED_SHARD = "results/{model}/merged/model-{shard}-of-{nshards}.safetensors"
 MERGE_RECORD = "results/{model}/merge_records/model-{shard}-of-{nshards}.json"
-CHECKED = expand("results/{model}/inputs.json", model=CONFIG.models)
-MERGED = [file for name in CONFIG.models for file in of_each_shard(name, MERGED_SHARD)] + expand(
-    "results/{model}/merged/model_files.json", model=CONFIG.models
+CHECKED = of_each_built("results/{model}/inputs.json")
+MERGED = [file for name in BUILT for file in of_each_shard(name, MERGED_SHARD)] + of_each_built(
+    "results/{model}/merged/model_files.json"
 )
-MERGE_REPORTS = expand("results/{model}/merge_report.{kind}", model=CONFIG.models, kind=["json", "svg"])
+MERGE_REPORTS = [of_each_built(f"results/{{model}}/merge_report.{kind}") for kind in ("json", "svg")]
+PLAN = "results/{model}/plan.json"
+PLANNED = [name for name, model in CONFIG.models.items() if not model.is_derived]
+PLANS = expand("results/{model}/plan.{kind}", model=PLANNED, kind=["json", "md", "svg"])
 GGUFS = of_each_quantization("results/{model}/gguf/{model}.{quant}.gguf")
 MODELFILES = of_each_quantization("results/{model}/ollama/{quant}/Modelfile")
 MARKER = "results/{model}/ollama/{quant}/registered.json"
 MARKERS = of_each_quantization(MARKER)
 TEMPLATE_CHECK = "results/{model}/ollama/template_check.json"
-TEMPLATE_CHECKS = [TEMPLATE_CHECK.format(model=name) for name, model in CONFIG.models.items() if not model.is_derived]
+TEMPLATE_CHECKS = [TEMPLATE_CHECK.format(model=name) for name in BUILT if not CONFIG.models[name].is_derived]
 ANSWERS_OF_ONE = "results/{model}/ollama/{quant}/answers.{asker}.json"
 ANSWERS = [
     f"results/{name}/answers.{kind}"
-    for name, model in CONFIG.models.items()
-    if model.answers.questions
+    for name in BUILT
+    if CONFIG.models[name].answers.questions
     for kind in ("json", "md")
 ]
 
@@ -184,8 +253,15 @@ storage ollama:
 
 
 REGISTERED_MODEL = storage.ollama(f"ollama://{MARKER}")
-REGISTERED_MODELS = [storage.ollama(f"ollama://{marker}", retrieve=False) for marker in MARKERS]
-EVERYTHING = [CHECKED, MERGE_REPORTS, GGUFS, MODELFILES, MARKERS, REGISTERED_MODELS, TEMPLATE_CHECKS, ANSWERS]
+
+
+def registered_model(marker):
+    """Return the registered model of a marker as an input that is looked for, not fetched."""
+    return storage.ollama(f"ollama://{marker}", retrieve=False)
+
+
+REGISTERED_MODELS = of_each_quantization(MARKER, registered_model)
+EVERYTHING = [CHECKED, PLANS, MERGE_REPORTS, GGUFS, MODELFILES, MARKERS, REGISTERED_MODELS, TEMPLATE_CHECKS, ANSWERS]
 
 
 # Code is an input -------------------------------------------------------------------------------------------------
@@ -291,6 +367,22 @@ def program_if_found(program):
     return [str(found)] if found else []
 
 
+@cache
+def builds_fit_params():
+    """Return whether llama-fit-params is built: with llama-quantize, not where llama.cpp was found without it."""
+    return found_program("llama-quantize") is None and not program_if_found("llama-fit-params")
+
+
+def fit_params_files():
+    """Return llama-fit-params as inputs; nothing where it was found, and where a formula takes its place."""
+    return program_files("llama-fit-params") if builds_fit_params() else []
+
+
+def fit_params_path():
+    """Return where llama-fit-params is or will be; nothing where a formula takes its place."""
+    return program_path("llama-fit-params") if builds_fit_params() else program_if_found("llama-fit-params")
+
+
 def program_path(program):
     """Return where a program of llama.cpp is or will be."""
     return str(found_program(program) or f"{LLAMA_CPP}/bin/{program}")
@@ -306,7 +398,7 @@ def smallest_quantization(pattern):
     """Return a function of wildcards: a pattern with a model's smallest quantization."""
 
     def path(wildcards):
-        quantizations = CONFIG.models[wildcards.model].quantizations
+        quantizations = quantizations_of(wildcards.model)
         smallest = min(quantizations, key=lambda name: QUANTIZATION_TYPES[name].bits_per_weight)
         return pattern.format(model=wildcards.model, quant=smallest)
 
@@ -346,10 +438,15 @@ def questions_file(wildcards):
 
 def asked_models(name):
     """Return label -> (model, quantization) of all that a model's questions are put to, the base first."""
-    model = CONFIG.models[name]
-    asked = {"base": model.answers.base} if model.answers.base else {}
-    labels = {quant: "fine-tune" if quant == model.answers.unquantized else quant for quant in model.quantizations}
-    ordered = sorted(model.quantizations, key=lambda quant: -QUANTIZATION_TYPES[quant].bits_per_weight)
+    answers, quantizations = CONFIG.models[name].answers, quantizations_of(name)
+    asked = {}
+    if answers.base:
+        base, quant = answers.base
+        asked["base"] = (base, quant or quantizations_of(base)[0])
+    # What the plan chose is judged, even if it is the unquantized type.
+    unquantized = answers.unquantized if quantizations[0] != answers.unquantized else None
+    labels = {quant: "fine-tune" if quant == unquantized else quant for quant in quantizations}
+    ordered = sorted(quantizations, key=lambda quant: -QUANTIZATION_TYPES[quant].bits_per_weight)
     return asked | {labels[quant]: (name, quant) for quant in ordered}
 
 
@@ -388,6 +485,50 @@ def identities(name, files):
     return {file: identity_of(Path(file), seen(name)) for file in files if os.path.dirname(file) not in MADE_HERE}
 
 
+# The plan ---------------------------------------------------------------------------------------------------------
+def shape_file(wildcards):
+    """Return the shape of a model that is not here: the one that comes with ollamake, else the one from the hub."""
+    shipped = shipped_shape(wildcards.shape, Path(SHIPPED_SHAPES))
+    return str(shipped) if shipped else f"resources/shapes/{wildcards.shape}.json"
+
+
+def ghost_of_model(wildcards):
+    """Return what is known of a model's size: of its merge, or of the shape of a base that is not here."""
+    if wildcards.model in AWAITED:
+        return f"resources/ghosts/{CONFIG.models[wildcards.model].base}.json"
+    return f"results/{wildcards.model}/ghost.json"
+
+
+def ghosts_of_alternatives(wildcards):
+    """Return what is known of the other bases to plan."""
+    if CONFIG.models[wildcards.model].is_derived:
+        return []
+    return [f"resources/ghosts/{shape}.json" for shape in CONFIG.alternatives]
+
+
+def plan_of_num_ctx(wildcards):
+    """Return the plan where it gives num_ctx."""
+    return PLAN.format(model=wildcards.model) if CONFIG.models[wildcards.model].plans_num_ctx else []
+
+
+def quantizations_named():
+    """Return all quantizations that the user named."""
+    return sorted({quant for model in CONFIG.models.values() for quant in model.quantizations})
+
+
+def quantizations_asked(wildcards):
+    """Return the quantizations that the user named, or `auto`."""
+    model = CONFIG.models[wildcards.model]
+    return AUTO if model.is_automatic else model.quantizations
+
+
+def memory_spec(wildcards):
+    gpus, ram_gib = CONFIG.hardware["gpus"], CONFIG.hardware["ram_gib"]
+    hardware = {"gpus": gpus, "ram_gib": ram_gib}
+    host = None if CONFIG.target == "store" else PLACE["host"]
+    return spec(asked=CONFIG.asked, hardware=hardware, host=host, quantizations=quantizations_asked(wildcards))
+
+
 def check_spec(wildcards):
     model = CONFIG.models[wildcards.model]
     program = found_program("llama-quantize")
@@ -399,11 +540,17 @@ def check_spec(wildcards):
         made_here=[folder for folder in folders if folder in MADE_HERE],
         weights=identities(wildcards.model, weights),
         dtype=CONFIG.dtype,
-        quantizations=model.quantizations,
+        quantizations=[AUTO] * model.is_automatic + list(model.quantizations),
         target=PLACE["target"],
         host=PLACE["host"],
+        store=PLACE["store"],
         questions=model.answers.questions,
         compiler_needed=program is None,
+        tools=[[program, *program_if_found(program)] for program in PROGRAMS if program_if_found(program)],
+        keep_merged=CONFIG.keep_merged,
+        keep_unquantized=CONFIG.keep_unquantized,
+        disk_gib=CONFIG.hardware["disk_gib"],
+        jobs_run_here=workflow.local_exec,
     )
 
 
@@ -434,7 +581,8 @@ def template_spec(wildcards):
 def modelfile_spec(wildcards):
     model = CONFIG.models[wildcards.model]
     name = model.registered_names[wildcards.quant]
-    return spec(name=name, system=model.system, license=model.license, parameters=model.parameters)
+    quant = {"quantization": wildcards.quant} if model.plans_num_ctx else {}
+    return spec(name=name, system=model.system, license=model.license, parameters=model.parameters, **quant)
 
 
 def place_spec(wildcards):
@@ -463,22 +611,91 @@ def program_version(program):
     return program_identity(found) if found else "built here"
 
 
-# Threads and resources: MB, from the sizes of what is read -----------------------------------------------------------
+# Threads and resources: MB, from the merge plan -----------------------------------------------------------
 def merge_threads(wildcards):
     """Return 1 where reading, hashing and writing take the time: shards side by side use the cores better than one alone."""
     return THREADS if needs_peft(wildcards.model) else 1
 
 
-def shard_disk_mb(wildcards, input):
-    return max(1, round(2.1 * Path(input.weights[0]).stat().st_size / 1e6))
+@cache
+def plan_of_merge(file, changed):
+    """Return a merge plan; ``changed`` is the file's time, with which it is read anew."""
+    return json.loads(Path(file).read_text(encoding="utf-8"))
+
+
+def merge_plan_of(input):
+    """Return the merge plan among a job's inputs."""
+    file = str(input.plan)
+    return plan_of_merge(file, os.stat(file).st_mtime_ns)
+
+
+def merge_needs(wildcards, input):
+    """Return what merging a shard takes."""
+    return job_needs.merge_shard(merge_plan_of(input), os.path.basename(MERGED_SHARD.format(**wildcards)))
+
+
+def quantize_needs(wildcards, input):
+    """Return what quantizing takes."""
+    plan = merge_plan_of(input)
+    size = job_needs.quantized_bytes(plan, wildcards.quant)
+    return job_needs.quantize(job_needs.unquantized_type(plan), wildcards.quant, job_needs.largest_tensor(plan), size)
+
+
+def merge_mem_mb(wildcards, input):
+    return merge_needs(wildcards, input).mem_mb
+
+
+def merge_disk_mb(wildcards, input):
+    return merge_needs(wildcards, input).disk_mb
+
+
+def convert_mem_mb(wildcards, input):
+    return job_needs.convert(merge_plan_of(input)).mem_mb
 
 
 def convert_disk_mb(wildcards, input):
-    return max(1, round(1.1 * sum(Path(shard).stat().st_size for shard in input.shards) / 1e6))
+    return job_needs.convert(merge_plan_of(input)).disk_mb
+
+
+def quantize_mem_mb(wildcards, input):
+    return quantize_needs(wildcards, input).mem_mb
 
 
 def quantize_disk_mb(wildcards, input):
-    return max(1, round(1.1 * Path(input.gguf).stat().st_size / 1e6))
+    return quantize_needs(wildcards, input).disk_mb
+
+
+# Times: in the messages of long jobs, by what earlier ones took on this machine. They never start a job. ----------------
+@cache
+def earlier_jobs():
+    """Return what the jobs of former runs took."""
+    return job_times.throughput(Path("benchmarks"), Path("results"))
+
+
+def in_time(rule_name, quantity, kind):
+    """Return how long a job may take, as the end of a message; nothing if it is not known."""
+    seconds = job_times.estimate(earlier_jobs(), rule_name, quantity, kind).seconds
+    return "" if seconds is None else f", {job_times.in_words(seconds)}"
+
+
+def merge_time(wildcards, input):
+    if not os.path.exists(str(input.plan)):
+        return ""
+    size = merge_needs(wildcards, input).disk_mb * 1_000_000
+    return in_time("merge_shard", size, "peft" if needs_peft(wildcards.model) else "plain")
+
+
+def convert_time(wildcards, input):
+    if not os.path.exists(str(input.plan)):
+        return ""
+    plan = merge_plan_of(input)
+    return in_time("convert_to_gguf", job_needs.unquantized_bytes(plan), job_needs.unquantized_type(plan))
+
+
+def quantize_time(wildcards, input):
+    if not os.path.exists(str(input.plan)):
+        return ""
+    return in_time("quantize", job_needs.elements(merge_plan_of(input)), wildcards.quant)
 
 
 # The last word --------------------------------------------------------------------------------------------------
@@ -494,7 +711,9 @@ def say_how_to_chat():
                 json.loads(Path(file).read_text(encoding="utf-8"))["warnings"] if os.path.exists(file) else []
             ):
                 print(f"\n{name}, warning of its {kind}: {warning}", file=sys.stderr)
-        markers = [MARKER.format(model=name, quant=quant) for quant in model.quantizations if not model.is_derived]
+        markers = [
+            MARKER.format(model=name, quant=quant) for quant in quantizations_so_far(name) if not model.is_derived
+        ]
         commands = [
             chat_command(json.loads(Path(marker).read_text(encoding="utf-8")), marker, chat)
             for marker in markers

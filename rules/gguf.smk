@@ -30,12 +30,13 @@ rule convert_to_gguf:
     conda:
         "../envs/llama_cpp.yaml"
     resources:
-        mem_mb=8000,
+        mem_mb=convert_mem_mb,
         disk_mb=convert_disk_mb,
     params:
         converter=lambda wildcards, input: input.converter[0],
+        about=convert_time,
     message:
-        "Converting {wildcards.model} to GGUF"
+        "Converting {wildcards.model} to GGUF{params.about}"
     shell:
         r"""
         exec &> >(tee {log:q})
@@ -54,6 +55,7 @@ rule quantize:
     input:
         gguf=ancient(rules.convert_to_gguf.output.gguf),
         record=rules.convert_to_gguf.output.record,
+        plan=ancient(rules.plan_merge.output),
         program=program_files("llama-quantize"),
         script=script("quantize"),
         library=library("quantize"),
@@ -68,13 +70,14 @@ rule quantize:
         "../envs/llama_cpp.yaml"
     threads: THREADS
     resources:
-        mem_mb=2000,
+        mem_mb=quantize_mem_mb,
         disk_mb=quantize_disk_mb,
     params:
         program=lambda wildcards, input: program_path("llama-quantize"),
         identity=program_version("llama-quantize"),
+        about=quantize_time,
     message:
-        "Quantizing {wildcards.model} to {wildcards.quant}"
+        "Quantizing {wildcards.model} to {wildcards.quant}{params.about}"
     shell:
         r"""
         exec &> >(tee {log:q})

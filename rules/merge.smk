@@ -63,12 +63,13 @@ rule merge_shard:
         "../envs/torch.yaml"
     threads: merge_threads
     resources:
-        mem_mb=1500,
-        disk_mb=shard_disk_mb,
+        mem_mb=merge_mem_mb,
+        disk_mb=merge_disk_mb,
     params:
         spec=shard_spec,
+        about=merge_time,
     message:
-        "Merging shard {wildcards.shard} of {wildcards.nshards} of {wildcards.model}"
+        "Merging shard {wildcards.shard} of {wildcards.nshards} of {wildcards.model}{params.about}"
     shell:
         r"""
         exec &> >(tee {log:q})

@@ -50,6 +50,7 @@ rule write_modelfile:
     input:
         manifest=rules.write_model_files.output.manifest,
         template=rules.choose_template.output,
+        plan=plan_of_num_ctx,
         script=script("write_modelfile"),
         library=library("write_modelfile"),
     output:
@@ -73,6 +74,7 @@ rule write_modelfile:
         python {input.script:q} \
             --model-files {input.manifest:q} \
             --template {input.template:q} \
+            --plan {input.plan:q} \
             --gguf {params.gguf:q} \
             --modelfile {output.modelfile:q} \
             --request {output.request:q} \

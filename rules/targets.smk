@@ -1,12 +1,41 @@
 """
 Named targets, each a stage of the chain for all models of the configuration; `all` stands in the Snakefile.
 
+    plan        what fits, how large, how long; works before the weights of the base are here
     merged      merged checkpoints: safetensors, config, tokenizer; with the report of the merge
     gguf        quantized GGUFs
     modelfiles  Modelfiles with the GGUFs they name
     registered  models registered in Ollama, prompted as in training
     verify      not a stage: look deeply at everything that is registered, and change nothing
 """
+
+
+rule plan:
+    """Print the plans of all models."""
+    input:
+        files=PLANS,
+        plans=expand(PLAN, model=PLANNED),
+        times=expand("results/{model}/times.json", model=PLANNED),
+        script=script("plan"),
+        library=library("plan"),
+    log:
+        "logs/plan/plans.log",
+    localrule: True
+    conda:
+        "../envs/ollama.yaml"
+    params:
+        types=quantizations_named(),
+    message:
+        "What fits"
+    shell:
+        r"""
+        if [ -t 1 ]; then export COLUMNS=$(tput cols); fi
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --plans {input.plans:q} \
+            --times {input.times:q} \
+            --types {params.types:q}
+        """
 
 
 rule merged:
@@ -46,7 +75,7 @@ rule verify:
         "../envs/ollama.yaml"
     params:
         script=script("verify"),
-        markers=MARKERS,
+        markers=markers_so_far(),
     message:
         "Verifying what is registered"
     shell:

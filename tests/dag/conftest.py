@@ -17,7 +17,7 @@ def programs(llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPath
     """A folder with llama.cpp's programs and source, as a user may name it in tools.llama_cpp."""
     folder = tmp_path_factory.mktemp("llama.cpp")
     (folder / "bin").mkdir()
-    for program in ("llama-quantize", "llama-tokenize"):
+    for program in ("llama-quantize", "llama-tokenize", "llama-fit-params"):
         shutil.copy2(llama_cpp(program), folder / "bin")
     (folder / "source").symlink_to(LLAMA_CPP / "source")
     return folder
@@ -35,7 +35,12 @@ def finished(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
         "quantizations": ["Q4_K_M", "Q8_0"],
         "ollama": {"system": "道路設計の専門家。", "parameters": {"temperature": 0.1}},
     }
-    config = {"models": {"small": model}, "ollama": {"target": "store"}, "tools": {"llama_cpp": str(programs)}}
+    config = {
+        "models": {"small": model},
+        "ollama": {"target": "store"},
+        "tools": {"llama_cpp": str(programs)},
+        "hardware": {"gpus": [{"name": "RTX 4090", "memory_gib": 24}], "ram_gib": 64},
+    }
     build = Build(folder, config)
     build.write_config()
     build.run("--cores", "2", "all")
