@@ -22,6 +22,7 @@ sys.path.insert(0, os.path.join(workflow.basedir, "scripts"))
 
 import snakemake_storage_plugin_ollama
 from ollamake import job_needs, job_times
+from ollamake.chosen_types import chosen_warnings
 from ollamake.configuration import AUTO, overlay_models, read_configuration
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
@@ -516,17 +517,11 @@ def quantizations_named():
     return sorted({quant for model in CONFIG.models.values() for quant in model.quantizations})
 
 
-def quantizations_asked(wildcards):
-    """Return the quantizations that the user named, or `auto`."""
-    model = CONFIG.models[wildcards.model]
-    return AUTO if model.is_automatic else model.quantizations
-
-
 def memory_spec(wildcards):
     gpus, ram_gib = CONFIG.hardware["gpus"], CONFIG.hardware["ram_gib"]
     hardware = {"gpus": gpus, "ram_gib": ram_gib}
     host = None if CONFIG.target == "store" else PLACE["host"]
-    return spec(asked=CONFIG.asked, hardware=hardware, host=host, quantizations=quantizations_asked(wildcards))
+    return spec(asked=CONFIG.asked, hardware=hardware, host=host)
 
 
 def check_spec(wildcards):

@@ -55,7 +55,7 @@ rule quantize:
     input:
         gguf=ancient(rules.convert_to_gguf.output.gguf),
         record=rules.convert_to_gguf.output.record,
-        plan=ancient(rules.plan_merge.output),
+        plan=rules.plan_merge.output,
         program=program_files("llama-quantize"),
         script=script("quantize"),
         library=library("quantize"),

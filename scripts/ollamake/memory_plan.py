@@ -10,11 +10,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ollamake.context_fit import ContextMemory
-from ollamake.errors import OllamakeError
 from ollamake.hardware import Hardware, budgets, configured_hardware, deciding
 from ollamake.memory_rows import Asked, Places, memory_rows
 from ollamake.ollama_server import OllamaServer
-from ollamake.plan_recommendation import gib, layers_words, recommend
+from ollamake.plan_recommendation import recommend
 from ollamake.planned_context import planned_contexts
 
 _OF_GHOST = (
@@ -39,7 +38,7 @@ def memory_plan(
 
     ``ghost``, ``alternatives``: what ghost.json says of the model and of those to compare it with. ``spec``:
     ``{"asked": {"context": tokens, "parallel": slots, "kv_cache": type, "margin_gib": GiB}, "hardware": the section of the
-    configuration, "host": address of the Ollama server or None, "quantizations": the types the user wants, or "auto"}``.
+    configuration, "host": address of the Ollama server or None}``.
     Raises OllamakeError for memory that cannot be meant, and for a number of slots that was not measured.
     """
     asked = Asked(**spec["asked"])
@@ -50,12 +49,7 @@ def memory_plan(
 
     memory = ContextMemory(ghost, asked.parallel)
     judged = _judged(ghost, memory, asked, places)
-    chosen = [kind for kind in spec["quantizations"] if kind != "auto"] if spec["quantizations"] != "auto" else []
-    warnings = [
-        *_server_warnings(hardware, spec["host"], asked),
-        *judged.pop("warnings"),
-        *_chosen_warnings(chosen, judged["rows"], ghost, places),
-    ]
+    warnings = [*_server_warnings(hardware, spec["host"], asked), *judged.pop("warnings")]
     return {
         "model": model,
         **{key: ghost[key] for key in _OF_GHOST},
@@ -147,27 +141,3 @@ def _is_here(name: str) -> bool:
         return False
     # 0.0.0.0 and :: are what a server listens on; clients take them for this machine.
     return address.is_loopback or address.is_unspecified
-
-
-def _chosen_warnings(
-    chosen: Sequence[str], rows: Sequence[Mapping[str, Any]], ghost: Mapping[str, Any], places: Places
-) -> list[str]:
-    by_type = {row["type"]: row for row in rows}
-    warnings = []
-    for kind in chosen:
-        row = by_type.get(kind)
-        if row is None:
-            raise OllamakeError(
-                f"quantizations: expected types that llama-quantize knows; found {kind}, which is not among"
-                f" {', '.join(by_type)}"
-            )
-        if "refused" in row:
-            warnings.append(f"quantizations: llama-quantize refuses {kind} of {ghost['name']}: {row['refused']}")
-            continue
-        if places.deciding is None or row["fits"][places.deciding]["fits"] is not False:
-            continue
-        fit, budget = row["fits"][places.deciding], places.budgets[places.deciding]
-        layers = layers_words(fit, ghost["block_count"])
-        lacking = f"quantizations: {kind} does not fit {budget.name}, {gib(-fit['free_mib'])} are lacking"
-        warnings.append(f"{lacking}; {layers}" if layers else lacking)
-    return warnings

@@ -155,7 +155,12 @@ def test_a_base_that_is_not_here(fresh: Build, tmp_path: Path) -> None:
 
     done = run_snakemake("--configfile", "mine.yaml", "-n", "all", folder=tmp_path)
     assert done.returncode == 1
-    for words in ("models.rag.base", "'Qwen/Qwen2.5-32B-Instruct' does not exist", "hf download", "snakemake --cores 1 plan"):
+    for words in (
+        "models.rag.base",
+        "'Qwen/Qwen2.5-32B-Instruct' does not exist",
+        "hf download",
+        "snakemake --cores 1 plan",
+    ):
         assert words in done.stdout
 
 

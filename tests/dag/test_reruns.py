@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from snakemake_runs import REPOSITORY, run_snakemake
 
 PROMPT = {"write_modelfile": 2, "register": 2}
+PLAN = {"measure_ghost": 1, "plan_memory": 1, "draw_plan": 1}
 FROM_THE_GGUF = {"quantize": 2, "register": 2, "check_template": 1}
 FROM_CONVERSION = {"convert_to_gguf": 1, "choose_template": 1, **PROMPT, **FROM_THE_GGUF}
 FROM_A_SHARD = {"merge_shard": 1, "write_merge_report": 1, **FROM_CONVERSION}
@@ -78,6 +79,9 @@ def test_a_second_model(build: Build) -> None:
     one_each = (
         "check_inputs",
         "plan_merge",
+        "measure_ghost",
+        "plan_memory",
+        "draw_plan",
         "write_merge_report",
         "write_model_files",
         "convert_to_gguf",
@@ -100,7 +104,7 @@ def test_the_adapter_retrained(build: Build, seconds: int) -> None:
 def test_the_weight_of_an_adapter(build: Build) -> None:
     model = build.model()
     model["adapters"] = [{"path": model.pop("adapter"), "weight": 0.5}]
-    everything = {"plan_merge": 1, "write_model_files": 1, "merge_shard": 3}
+    everything = {"plan_merge": 1, "write_model_files": 1, "merge_shard": 3, **PLAN}
     assert build.planned() == FROM_ONE_SHARD | everything
 
 
@@ -151,6 +155,7 @@ def test_a_touched_shard_stays_unchanged_after_a_rebuild_for_another_reason(buil
                 "write_merge_report": 1,
                 "write_model_files": 1,
                 **FROM_CONVERSION,
+                **PLAN,
             },
         ),
         ("merge_shard", FROM_A_SHARD | {"merge_shard": 3}),
@@ -175,7 +180,12 @@ def test_a_touched_shard_stays_unchanged_after_a_rebuild_for_another_reason(buil
         ("ollamake/merge_arithmetic", FROM_A_SHARD | {"merge_shard": 3}),
         ("ollamake/peft_module", FROM_A_SHARD | {"merge_shard": 3}),
         ("ollamake/merge_plot", {"write_merge_report": 1}),
-        ("ollamake/gguf_quantization", FROM_THE_GGUF),
+        ("ollamake/gguf_quantization", FROM_THE_GGUF | PLAN | PROMPT | {"check_inputs": 1}),
+        ("ollamake/ghost", PLAN | PROMPT),
+        ("ollamake/context_fit", {"plan_memory": 1, "draw_plan": 1, **PROMPT}),
+        ("ollamake/plan_plot", {"draw_plan": 1}),
+        ("ollamake/job_times", {"draw_plan": 1}),
+        ("ollamake/disk_peak", {"check_inputs": 1}),
         ("ollamake/input_checks", {"check_inputs": 1}),
         ("ollamake/demo_training", {}),
         ("ollamake/configuration", {}),
@@ -203,10 +213,12 @@ def test_another_version_of_llama_quantize(build: Build, programs: Path, tmp_pat
     other = tmp_path / "other"
     shutil.copytree(programs, other, symlinks=True)
     build.config["tools"]["llama_cpp"] = str(other)
-    assert build.planned("--rerun-triggers", "mtime", "code", "params") == {}
+    assert build.planned("--rerun-triggers", "mtime", "code", "params") == {"check_inputs": 1}
     with (other / "bin/llama-quantize").open("ab") as program:
         program.write(b"\0")
-    assert build.planned("--rerun-triggers", "mtime", "code", "params") == FROM_THE_GGUF
+    assert build.planned("--rerun-triggers", "mtime", "code", "params") == FROM_THE_GGUF | PLAN | PROMPT | {
+        "check_inputs": 1
+    }
 
 
 @pytest.mark.parametrize(
@@ -344,11 +356,12 @@ def test_stages_build_only_what_they_need(build: Build) -> None:
     shutil.rmtree(build.folder / "results")
     merge = {"check_inputs": 1, "plan_merge": 1, "merge_shard": 3, "write_model_files": 1}
     gguf = merge | {"convert_to_gguf": 1, "quantize": 2}
+    planned_num_ctx = {"measure_ghost": 1, "plan_memory": 1}
     stages = {
         "merged": merge | {"write_merge_report": 1},
         "gguf": gguf,
-        "modelfiles": gguf | {"choose_template": 1, "write_modelfile": 2},
-        "registered": gguf | {"choose_template": 1, "check_template": 1} | PROMPT,
+        "modelfiles": gguf | planned_num_ctx | {"choose_template": 1, "write_modelfile": 2},
+        "registered": gguf | planned_num_ctx | {"choose_template": 1, "check_template": 1} | PROMPT,
     }
     for stage, jobs in stages.items():
         planned = build.planned(stage)
