@@ -3,49 +3,41 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import background_builds
 import pytest
 from faulty_proxy import FaultyProxy, faulty_proxy
+from ollama_program import BUILT, OLLAMA_VERSION, found_ollama, go_install
 from registering import Kind, Server, Weights, real_ollama_at, small_weights, standing_in_at
 from snakemake_runs import LLAMA_CPP, REPOSITORY, run_snakemake
 
 from ollamake import ollama_server as ollama_server_module
 from ollamake.store_server import serving
 
-OLLAMA_VERSION = "0.17.4"
 
-
-def build_ollama(folder: Path) -> Path:
-    """Install Ollama into ``folder`` with Go.
-
-    Its module lacks the headers that llama.cpp keeps in a folder called vendor, which Go drops from modules; the source
-    that the workflow fetches has them.
-    """
-    headers = LLAMA_CPP / "source/vendor"
-    if not headers.is_dir():
+def build_ollama() -> None:
+    """Install Ollama with Go, if that was not begun before."""
+    background_builds.wait("ollama")
+    if BUILT.exists():
+        return
+    if not (LLAMA_CPP / "source/vendor").is_dir():
         run_snakemake("--cores", "1", (LLAMA_CPP / "source.json").relative_to(REPOSITORY), folder=REPOSITORY)
-    flags = f"-ldflags=-X=github.com/ollama/ollama/version.Version={OLLAMA_VERSION}"
-    environment = {**os.environ, "GOBIN": str(folder), "CGO_CPPFLAGS": f"-I{headers}", "CGO_ENABLED": "1"}
-    command = ["go", "install", flags, f"github.com/ollama/ollama@v{OLLAMA_VERSION}"]
+    BUILT.parent.mkdir(parents=True, exist_ok=True)
+    command, environment = go_install()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"Ollama could not be built; put one on PATH or set OLLAMA_BIN.\n{done.stderr[-3000:]}"
-    return folder / "ollama"
 
 
 @pytest.fixture(scope="session")
 def ollama_on_path() -> Iterator[Path]:
     """Make `ollama` a command of this process and its children; return the program."""
-    found = os.environ.get("OLLAMA_BIN") or shutil.which("ollama")
-    # Kept beside the workflow's own tools: Go needs minutes for it.
-    folder = REPOSITORY / "resources/ollama" / OLLAMA_VERSION
-    program = Path(found) if found else folder / "ollama"
-    if not program.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        program = build_ollama(folder)
+    program = found_ollama()
+    if program is None:
+        build_ollama()
+        program = BUILT
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{program.resolve().parent}{os.pathsep}{os.environ['PATH']}")
         yield program.resolve()
