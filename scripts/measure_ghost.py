@@ -28,7 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--name", help="general.name of the GGUF; with --plan")
     parser.add_argument("--converter", type=Path, required=True, help="llama.cpp's convert_hf_to_gguf.py")
     parser.add_argument("--llama-quantize", type=Path, required=True, help="the program")
-    parser.add_argument("--llama-fit-params", type=Path, help="the program; without it memory is computed")
+    parser.add_argument("--llama-fit-params", type=Path, nargs="?", help="the program; without it memory is computed")
     parser.add_argument("--context", type=int, nargs="*", default=[], help="further contexts, tokens a slot")
     parser.add_argument("--parallel", type=int, nargs="*", default=[], help="further numbers of slots")
     parser.add_argument("--output", type=Path, required=True, help="ghost.json")

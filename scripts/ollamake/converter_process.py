@@ -17,8 +17,14 @@ REFUSAL = "ollamake: "
 """What a line that says why nothing was converted begins with."""
 
 
-def run_converter(converter: Path, arguments: list[str]) -> None:
-    """Run the converter; exit with a line that begins with REFUSAL where its reason is one that a user can mend."""
+def run_converter(
+    converter: Path, arguments: list[str], prepare: Callable[[], None] | None = None, named: str | None = None
+) -> None:
+    """Run the converter; exit with a line that begins with REFUSAL where its reason is one that a user can mend.
+
+    ``prepare`` is called when the converter's own modules can be imported, before it runs; ``named`` is what messages call
+    the model instead of the checkpoint's folder.
+    """
     import numpy as np
 
     checkpoint = Path(arguments[0])
@@ -26,6 +32,8 @@ def run_converter(converter: Path, arguments: list[str]) -> None:
     sys.argv = [str(converter), *arguments]
     try:
         _teach_pre_tokenizer(checkpoint)
+        if prepare is not None:
+            prepare()
         # The converter casts with numpy, which lets what float16 cannot hold become infinite with a warning.
         with np.errstate(over="raise"):
             runpy.run_path(str(converter), run_name="__main__")
@@ -35,7 +43,7 @@ def run_converter(converter: Path, arguments: list[str]) -> None:
             " Set `merge: {dtype: bfloat16}` (or float32) in the configuration."
         )
     except NotImplementedError as error:
-        sys.exit(f"{REFUSAL}llama.cpp's converter cannot convert {checkpoint}: {error}".replace("\n", " "))
+        sys.exit(f"{REFUSAL}llama.cpp's converter cannot convert {named or checkpoint}: {error}".replace("\n", " "))
 
 
 def _teach_pre_tokenizer(checkpoint: Path) -> None:

@@ -60,7 +60,7 @@ def require_own_head(gguf: Path, plan: dict[str, Any]) -> None:
     )
 
 
-def _model_name(checkpoint: Path, name: str) -> str:
+def model_name(checkpoint: Path, name: str) -> str:
     """Return general.name: llama.cpp strips white space after Phi-3's special tokens only where the name says Phi-3."""
     kind = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("model_type")
     return f"{name} (phi-3)" if kind == "phi3" and not re.search(r"phi-?3", name.lower()) else name
@@ -73,8 +73,19 @@ def convert(converter: Path, checkpoint: Path, outtype: str, name: str, output: 
     converter's own word for an architecture or tokenizer it does not know, and for a weight that float16 cannot hold
     (which the converter itself only warns of).
     """
-    command = [sys.executable, str(Path(converter_process.__file__)), str(converter), str(checkpoint)]
-    command += ["--outfile", str(output), "--outtype", outtype, "--model-name", _model_name(checkpoint, name)]
+    program = Path(converter_process.__file__)
+    arguments = [str(converter), str(checkpoint), "--outfile", str(output), "--outtype", outtype]
+    run_converter_process(program, [*arguments, "--model-name", model_name(checkpoint, name)], output, checkpoint)
+
+
+def run_converter_process(
+    program: Path, arguments: list[str], output: Path, checkpoint: Path | str, level: int = logging.INFO
+) -> None:
+    """Run a Python program that runs the converter, and log its warnings and its progress at ``level``.
+
+    Raises OllamakeError, which calls the model ``checkpoint``, if it fails or does not write ``output``.
+    """
+    command = [sys.executable, str(program), *arguments]
     last_lines: deque[str] = deque(maxlen=25)
     refusal = ""
     said = time.monotonic()
@@ -89,7 +100,7 @@ def convert(converter: Path, checkpoint: Path, outtype: str, name: str, output: 
             elif line.startswith("WARNING") or (
                 line.startswith("Writing:") and time.monotonic() - said > SECONDS_BETWEEN_LINES
             ):
-                log.info("%s", line.rstrip())
+                log.log(level, "%s", line.rstrip())
                 said = time.monotonic()
     if child.returncode or not output.exists():
         raise OllamakeError(

@@ -188,6 +188,11 @@ def time_words(times: Mapping[str, Any], row: Row) -> str:
     return UNKNOWN if entry is None or entry["seconds"] is None else duration(entry["seconds"])
 
 
+def knows_times(times: Mapping[str, Any]) -> bool:
+    """Return whether a times.json knows any time at all."""
+    return any(entry["seconds"] is not None for entry in (*times["shared"], *times["types"].values()))
+
+
 def columns(plan: Plan, times: Mapping[str, Any] | None) -> list[Column]:
     """Return the columns of the table of types: sizes, memory, what fits where, quality, time to make."""
     index = deciding_index(plan)
@@ -221,7 +226,7 @@ def columns(plan: Plan, times: Mapping[str, Any] | None) -> list[Column]:
         Column("KLD", quality(lambda published: divergence(published["kld"])), 5),
         Column("PPL", quality(lambda published: rise(published["ppl_percent"])), 11),
     ]
-    if times is not None:
+    if times is not None and knows_times(times):
         result.append(Column("time to make", lambda row: time_words(times, row), 5))
     return result
 

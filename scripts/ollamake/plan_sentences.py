@@ -20,6 +20,7 @@ from ollamake.plan_figures import (
     gib,
     one_line,
     parameters,
+    knows_times,
     recommended_row,
     thousands,
 )
@@ -87,6 +88,8 @@ def advice(plan: Plan) -> list[tuple[str, str]]:
 
 def making(plan: Plan, times: Mapping[str, Any], types: Collection[str] | None = None) -> list[str]:
     """Return how long it takes to make the recommended type, and on what the times of ``types`` (None: of all) are based."""
+    if not knows_times(times):
+        return [f"How long it takes is not known yet: {times['shared'][0]['basis']}."]
     row = recommended_row(plan)
     sentences = [] if row is None else [_time_of(row, times)]
     for job in times["shared"]:

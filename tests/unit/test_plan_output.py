@@ -174,9 +174,10 @@ def test_time_to_make() -> None:
     assert "takes about 8 min to make, and the time of merge_shard, which is not known yet." in plan_markdown(
         sample_plan(), unknown
     )
-    assert "How long Q8_0 takes to make is not known yet." in plan_markdown(
-        sample_plan(), unknown | {"types": {}}
-    )  # fmt: skip
+    nothing = unknown | {"types": {"Q8_0": {"seconds": None, "basis": "no benchmark yet"}}}
+    for text in (plan_markdown(sample_plan(), nothing), printed(sample_plan(), times=nothing)):
+        assert "How long it takes is not known yet: no benchmark yet." in text
+        assert "time to" not in text
     assert "time" not in printed(sample_plan()).lower()
 
 
