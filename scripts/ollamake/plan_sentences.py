@@ -18,9 +18,9 @@ from ollamake.plan_figures import (
     duration,
     gb,
     gib,
+    knows_times,
     one_line,
     parameters,
-    knows_times,
     recommended_row,
     thousands,
 )
