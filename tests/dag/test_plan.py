@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from dag_build import Build, save_small_adapter, save_small_base
-from snakemake_runs import run_snakemake
+from plan_in_readme import BEGIN, CONFIG, END, table
+from snakemake_runs import REPOSITORY, run_snakemake
 
 PLANNED = {"plan_memory": 1, "draw_plan": 1}
 PROMPT = {"write_modelfile": 2, "register": 2}
@@ -53,8 +56,7 @@ def test_an_alternative(build: Build) -> None:
     build.config["plan"] = {"alternatives": ["Qwen/Qwen2.5-7B-Instruct"]}
     assert build.planned("plan") == {"plan": 1, "measure_shape": 1, **PLANNED}
     build.write_config()
-    table = build.run("--cores", "2", "plan")
-    assert "Qwen/Qwen2.5-7B-Instruct" in table
+    assert "Qwen/Qwen2.5-7B-Instruct" in build.run("--cores", "2", "plan")
     assert "Qwen/Qwen2.5-7B-Instruct" in (build.folder / "results/small/plan.md").read_text(encoding="utf-8")
     build.config["plan"]["alternatives"].append("org/not-shipped")
     assert build.planned("plan") == {"plan": 1, "fetch_shape": 1, "measure_shape": 1, **PLANNED}
@@ -141,17 +143,24 @@ def test_nothing_fits(fresh: Build, tmp_path: Path) -> None:
 
 
 def test_a_base_that_is_not_here(fresh: Build, tmp_path: Path) -> None:
-    """It is planned from a shape alone: no weights, no adapter, no network."""
-    build = Build(tmp_path, json.loads(json.dumps(fresh.config)))
-    build.config["models"] = {"rag": {"base": "Qwen/Qwen2.5-32B-Instruct", "quantizations": "auto"}}
-    build.config["hardware"] = {"gpus": [{"name": "A100-40GB", "memory_gib": 36}], "ram_gib": 64}
+    """It is planned from a shape alone: no weights, no adapter, no network. The README shows this very plan."""
+    build = Build(tmp_path, json.loads(json.dumps(fresh.config)) | yaml.safe_load(CONFIG))
     assert build.planned("plan") == {"plan": 1, "measure_shape": 1, **PLANNED}
-    table = build.run("--cores", "2", "plan")
-    assert "Q8_0" in table
+    printed = build.run("--cores", "2", "plan")
     plan = plan_of(build, "rag")
     assert plan["recommendation"]["type"] == "Q8_0"
     sizes = {row["type"]: row["bytes"] for row in plan["rows"] if "bytes" in row}
     assert sizes["Q4_K_M"] == pytest.approx(19.851e9, rel=1e-3)
+
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert CONFIG in readme
+    assert readme[readme.index(BEGIN) + len(BEGIN) : readme.index(END)] == table(plan)
+    said = printed[printed.index("Recommended: ") : printed.index("num_ctx: auto writes")]
+    assert [line.rstrip() for line in said.splitlines()] == re.findall(
+        r"^    ((?:Recommended|One|cache, ).*)$", readme, re.MULTILINE
+    )
+    picture = (tmp_path / "results/rag/plan.svg").read_text(encoding="utf-8")
+    assert (REPOSITORY / "docs/plan.svg").read_text(encoding="utf-8") == picture
 
     done = run_snakemake("--configfile", "mine.yaml", "-n", "all", folder=tmp_path)
     assert done.returncode == 1

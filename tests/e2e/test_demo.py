@@ -29,7 +29,7 @@ DEMO = REPOSITORY / "resources/demo"
 @pytest.fixture(scope="session")
 def work(llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory with the demo's base and adapter, as the workflow trains them in the repository."""
-    for program in ("llama-quantize", "llama-tokenize"):
+    for program in ("llama-quantize", "llama-tokenize", "llama-fit-params"):
         llama_cpp(program)
     trained = [DEMO / "base/config.json", DEMO / "adapter/adapter_config.json"]
     done = run_snakemake("--cores", "2", *(file.relative_to(REPOSITORY) for file in trained), folder=REPOSITORY)
@@ -155,6 +155,7 @@ def test_a_template_that_says_something_else_fails(registered: tuple[Path, str, 
 def test_listed_and_shown_exactly(registered: tuple[Path, str, str]) -> None:
     work, target, address = registered
     client = ollama.Client(address)
+    planned = json.loads((work / "results/rag-finetuned/plan.json").read_text(encoding="utf-8"))
     digests = {model.model: model.digest for model in client.list().models}
     for quantization in QUANTIZATIONS:
         name = f"rag-finetuned:{quantization}"
@@ -165,7 +166,12 @@ def test_listed_and_shown_exactly(registered: tuple[Path, str, str]) -> None:
         assert shown["system"] == SYSTEM
         assert shown["license"] == "MIT\nCC0"
         parameters = dict(line.split(maxsplit=1) for line in shown["parameters"].splitlines())
-        assert parameters == {"temperature": "0.1", "top_p": "0.95", "stop": '"<|im_end|>"'}
+        assert parameters == {
+            "temperature": "0.1",
+            "top_p": "0.95",
+            "stop": '"<|im_end|>"',
+            "num_ctx": str(planned["num_ctx"][quantization.upper()]["tokens"]),
+        }
         assert shown["details"]["quantization_level"] == quantization.upper()
         assert shown["details"]["family"] == "qwen2"
 
