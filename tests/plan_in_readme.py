@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ollamake.plan_figures import divergence
+
 BEGIN, END = "<!-- the plan of Qwen2.5-32B on 36 GiB -->\n", "<!-- end of the plan -->\n"
 CONFIG = """\
 models:
@@ -32,7 +34,7 @@ def table(plan: dict[str, Any]) -> str:
             f"{fit['total_mib'] / 1024:.1f} GiB",
             fits,
             f"{fit['largest_context']['f16']:,}" if fit["fits"] else "",
-            f"{quality['class']} ({quality['kld']:.2g})" if quality else "not published without a matrix",
+            f"{quality['class']} ({divergence(quality['kld'])})" if quality else "not published without a matrix",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
