@@ -28,6 +28,7 @@ rule plan_merge:
         "results/{model}/merge_plan.json",
     log:
         "logs/plan_merge/{model}.log",
+    priority: 50
     conda:
         "../envs/torch.yaml"
     resources:

@@ -12,7 +12,7 @@ OUTPUTS:
     results/{model}/plan.{md, svg}         the same for people
     results/{model}/times.json             how long each type may take to make
 
-Not a byte of weights is read.
+Not a byte of weights is read. What does not fit is to be known before the heavy jobs: hence the priorities.
 """
 
 
@@ -25,6 +25,7 @@ rule fetch_shape:
         "resources/shapes/{shape}.json",
     log:
         "logs/fetch_shape/{shape}.log",
+    priority: 50
     localrule: True
     conda:
         "../envs/torch.yaml"
@@ -61,6 +62,7 @@ rule measure_ghost:
         "logs/measure_ghost/{model}.log",
     benchmark:
         "benchmarks/measure_ghost/{model}.tsv"
+    priority: 50
     conda:
         "../envs/llama_cpp.yaml"
     resources:
@@ -106,6 +108,7 @@ rule measure_shape:
         "logs/measure_shape/{shape}.log",
     benchmark:
         "benchmarks/measure_shape/{shape}.tsv"
+    priority: 50
     conda:
         "../envs/llama_cpp.yaml"
     resources:
@@ -145,6 +148,7 @@ checkpoint plan_memory:
         PLAN,
     log:
         "logs/plan_memory/{model}.log",
+    priority: 50
     localrule: True
     conda:
         "../envs/ollama.yaml"

@@ -20,7 +20,7 @@ def test_stop_texts(build: Build) -> None:
 
 def test_another_store(build: Build) -> None:
     build.config["ollama"]["store"] = "elsewhere"
-    assert build.planned() == {"register": 2, "check_template": 1}
+    assert build.planned() == {"check_inputs": 1, "register": 2, "check_template": 1}
 
 
 def test_a_template_of_ones_own(build: Build) -> None:
@@ -66,9 +66,10 @@ def test_a_prompt_of_100_kb_reaches_the_store_to_the_byte(build: Build) -> None:
 def test_answers_asked_for(build: Build) -> None:
     (build.folder / "q.jsonl").write_text('{"question": "Who?", "expect": "I"}\n', encoding="utf-8")
     build.model()["answers"] = {"questions": "q.jsonl", "compare": ["base", "unquantized"]}
-    base = ("plan_merge", "write_merge_report", "write_model_files", "convert_to_gguf", "choose_template")
+    base = ("plan_merge", "measure_ghost", "plan_memory", "write_merge_report", "write_model_files", "convert_to_gguf")
     assert build.planned() == {
         **dict.fromkeys(base, 1),
+        "choose_template": 1,
         "check_inputs": 2,
         "merge_shard": 3,
         "quantize": 2,
