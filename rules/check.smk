@@ -29,6 +29,7 @@ rule check_inputs:
         mem_mb=1000,
     params:
         spec=check_spec,
+        now=check_now,
     message:
         "Checking the inputs of {wildcards.model}"
     shell:
@@ -37,5 +38,6 @@ rule check_inputs:
         python {input.script:q} \
             --model {wildcards.model:q} \
             --spec {params.spec:q} \
+            --now {params.now:q} \
             --output {output:q}
         """

@@ -521,7 +521,8 @@ def memory_spec(wildcards):
     gpus, ram_gib = CONFIG.hardware["gpus"], CONFIG.hardware["ram_gib"]
     hardware = {"gpus": gpus, "ram_gib": ram_gib}
     host = None if CONFIG.target == "store" else PLACE["host"]
-    return spec(asked=CONFIG.asked, hardware=hardware, host=host)
+    left_out = {"adapters": True} if wildcards.model in AWAITED and CONFIG.models[wildcards.model].adapters else {}
+    return spec(asked=CONFIG.asked, hardware=hardware, host=host, left_out=left_out)
 
 
 def check_spec(wildcards):
@@ -546,6 +547,25 @@ def check_spec(wildcards):
         keep_unquantized=CONFIG.keep_unquantized,
         disk_gib=CONFIG.hardware["disk_gib"],
         jobs_run_here=workflow.local_exec,
+    )
+
+
+def check_now(wildcards, input):
+    """Return what may change without the inputs having to be checked again: it starts no job."""
+    model = CONFIG.models[wildcards.model]
+    others = [
+        {
+            "name": name,
+            "base_bytes": sum(os.path.getsize(file) for file in sources_of(name)[0][0] if os.path.exists(file)),
+            "quantizations": list(quantizations_so_far(name)) or [AUTO],
+        }
+        for name in BUILT
+        if name != wildcards.model
+    ]
+    return spec(
+        chosen=list(quantizations_so_far(wildcards.model)) if model.is_automatic else [],
+        builds_llama_cpp=not os.path.exists(f"{LLAMA_CPP}/bin/llama-quantize"),
+        others=others,
     )
 
 
@@ -604,6 +624,12 @@ def program_version(program):
     """Return what changes when a program that was found here is replaced; a built one has its record."""
     found = found_program(program)
     return program_identity(found) if found else "built here"
+
+
+def ghost_programs():
+    """Return what changes when one of the programs that were found here and size a model is replaced."""
+    found = {program: program_if_found(program) for program in ("llama-quantize", "llama-fit-params")}
+    return spec(**{program: program_identity(Path(*path)) if path else None for program, path in found.items()})
 
 
 # Threads and resources: MB, from the merge plan -----------------------------------------------------------
@@ -706,6 +732,10 @@ def say_how_to_chat():
                 json.loads(Path(file).read_text(encoding="utf-8"))["warnings"] if os.path.exists(file) else []
             ):
                 print(f"\n{name}, warning of its {kind}: {warning}", file=sys.stderr)
+        if os.path.exists(PLAN.format(model=name)) and not model.is_derived:
+            plan = json.loads(Path(PLAN.format(model=name)).read_text(encoding="utf-8"))
+            for warning in chosen_warnings(plan, quantizations_so_far(name)):
+                print(f"\n{name}, warning of its plan: {warning}", file=sys.stderr)
         markers = [
             MARKER.format(model=name, quant=quant) for quant in quantizations_so_far(name) if not model.is_derived
         ]

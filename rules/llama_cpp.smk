@@ -21,10 +21,12 @@ rule fetch_llama_cpp:
         "logs/fetch_llama_cpp/source.log",
     benchmark:
         "benchmarks/fetch_llama_cpp/source.tsv"
+    priority: 90
     retries: 2
     localrule: True
     conda:
         "../envs/llama_cpp.yaml"
+    threads: ALL_CORES
     resources:
         mem_mb=500,
         disk_mb=500,
@@ -54,6 +56,7 @@ rule build_llama_cpp:
         "logs/build_llama_cpp/{program}.log",
     benchmark:
         "benchmarks/build_llama_cpp/{program}.tsv"
+    priority: 90
     conda:
         "../envs/llama_cpp.yaml"
     threads: THREADS

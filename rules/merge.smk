@@ -18,7 +18,7 @@ when those differ, and stands in `spec`.
 
 
 rule plan_merge:
-    """Decide from headers alone which edit reaches which tensor; refuse what cannot be merged."""
+    """Decide from headers alone which edit reaches which tensor; refuse what cannot be merged, before the heavy jobs."""
     input:
         files=small_files,
         weights=all_weights,
@@ -28,9 +28,11 @@ rule plan_merge:
         "results/{model}/merge_plan.json",
     log:
         "logs/plan_merge/{model}.log",
-    priority: 50
+    priority: 90
+    localrule: True
     conda:
         "../envs/torch.yaml"
+    threads: ALL_CORES
     resources:
         mem_mb=1000,
     params:

@@ -12,7 +12,7 @@ OUTPUTS:
     results/{model}/plan.{md, svg}         the same for people
     results/{model}/times.json             how long each type may take to make
 
-Not a byte of weights is read. What does not fit is to be known before the heavy jobs: hence the priorities.
+Not a byte of weights is read. What does not fit is to be known before the heavy jobs: hence the priorities, and all cores.
 """
 
 
@@ -25,7 +25,7 @@ rule fetch_shape:
         "resources/shapes/{shape}.json",
     log:
         "logs/fetch_shape/{shape}.log",
-    priority: 50
+    priority: 90
     localrule: True
     conda:
         "../envs/torch.yaml"
@@ -62,9 +62,11 @@ rule measure_ghost:
         "logs/measure_ghost/{model}.log",
     benchmark:
         "benchmarks/measure_ghost/{model}.tsv"
-    priority: 50
+    priority: 90
+    localrule: True
     conda:
         "../envs/llama_cpp.yaml"
+    threads: ALL_CORES
     resources:
         mem_mb=1500,
     params:
@@ -74,7 +76,7 @@ rule measure_ghost:
         converter=lambda wildcards, input: input.converter[0],
         quantize=lambda wildcards, input: program_path("llama-quantize"),
         fit_params=lambda wildcards, input: fit_params_path(),
-        identity=program_version("llama-quantize"),
+        programs=ghost_programs(),
     message:
         "Measuring what {wildcards.model} will take"
     shell:
@@ -108,9 +110,11 @@ rule measure_shape:
         "logs/measure_shape/{shape}.log",
     benchmark:
         "benchmarks/measure_shape/{shape}.tsv"
-    priority: 50
+    priority: 90
+    localrule: True
     conda:
         "../envs/llama_cpp.yaml"
+    threads: ALL_CORES
     resources:
         mem_mb=1500,
     params:
@@ -119,7 +123,7 @@ rule measure_shape:
         converter=lambda wildcards, input: input.converter[0],
         quantize=lambda wildcards, input: program_path("llama-quantize"),
         fit_params=lambda wildcards, input: fit_params_path(),
-        identity=program_version("llama-quantize"),
+        programs=ghost_programs(),
     message:
         "Measuring what {wildcards.shape} would take"
     shell:
@@ -148,10 +152,11 @@ checkpoint plan_memory:
         PLAN,
     log:
         "logs/plan_memory/{model}.log",
-    priority: 50
+    priority: 90
     localrule: True
     conda:
         "../envs/ollama.yaml"
+    threads: ALL_CORES
     resources:
         mem_mb=500,
     params:

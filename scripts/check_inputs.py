@@ -3,7 +3,8 @@
 python scripts/check_inputs.py --model m --spec '{"base": "BASE", "adapters": [], "made_here": [], "dtype": "auto",
     "quantizations": ["Q4_K_M"], "target": "auto", "host": null, "store": "results/ollama-store", "questions": null,
     "compiler_needed": false, "tools": [], "keep_merged": true, "keep_unquantized": true, "jobs_run_here": true,
-    "disk_gib": null}' --output results/m/inputs.json
+    "disk_gib": null}' --now '{"chosen": [], "builds_llama_cpp": false, "others": [{"name": "other", "base_bytes": 988097824,
+    "quantizations": ["Q4_K_M", "auto"]}]}' --output results/m/inputs.json
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="the model's name in the configuration")
     parser.add_argument("--spec", type=json.loads, required=True, help="JSON: what to check, see above")
+    parser.add_argument(
+        "--now", type=json.loads, default={}, help="JSON: what may change without a new check, see above"
+    )
     parser.add_argument("--output", type=Path, required=True, help="what was found, as JSON: results/MODEL/inputs.json")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    refuse_incomplete(args.spec)
-    write_json(args.output, check_inputs(args.model, args.spec, args.output.parent.parent))
+    refuse_incomplete(args.spec, args.now)
+    write_json(args.output, check_inputs(args.model, args.spec, args.output.parent.parent, args.now))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python scripts/plan_memory.py --name m --ghost results/m/ghost.json --alternatives resources/ghosts/ORG/REPO.json \\
         --spec '{"asked": {"context": 8192, "parallel": 1, "kv_cache": "f16", "margin_gib": 1},
-        "hardware": {"gpus": null, "ram_gib": null}, "host": null}' --output results/m/plan.json
+        "hardware": {"gpus": null, "ram_gib": null}, "host": null, "left_out": {}}' --output results/m/plan.json
 """
 
 from __future__ import annotations

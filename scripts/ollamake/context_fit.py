@@ -36,18 +36,29 @@ class ContextMemory:
     """The memory of one model's contexts with a number of slots; every context is that of one slot, in tokens.
 
     ``limit``: the longest context, which is the trained length or the longest that was measured, whichever is less; None if
-    nothing was measured.
+    nothing was measured. With one type of cache it can be less, see ``longest``.
     """
 
     def __init__(self, ghost: Mapping[str, Any], parallel: int) -> None:
-        """``ghost``: as in ghost.json. Raises OllamakeError if ``parallel`` was not measured."""
+        """``ghost``: as in ghost.json, or plan.json. Raises OllamakeError if ``parallel`` was not measured.
+
+        That llama.cpp gives up on so many slots is a measurement, too; see why_unknown.
+        """
         memory = ghost["memory"]
         self.trained: int | None = ghost["trained_context"]
         self.known = memory["source"] is not None
         self.reason: str = "" if self.known else memory.get("reason") or "llama-fit-params says nothing of it"
-        self.impossible: Mapping[str, str] = memory.get("impossible") or {}
+        refused_slots = memory.get("impossible_slots") or {}
+        self.impossible: dict[str, str] = dict(memory.get("impossible") or {})
+        """Type of cache -> llama.cpp's words, of those that this number of slots cannot have."""
+        for kv, words in refused_slots.items():
+            if str(parallel) in words:
+                many = "1 slot" if parallel == 1 else f"{parallel} slots"
+                self.impossible[kv] = f"with {many}: {words[str(parallel)]}"
         rows = memory.get("rows") or [] if self.known else []
-        measured = sorted({row["parallel"] for row in rows})
+        measured = sorted(
+            {row["parallel"] for row in rows} | {int(count) for words in refused_slots.values() for count in words}
+        )
         if self.known and parallel not in measured:
             found = ", ".join(map(str, measured)) or "none"
             raise OllamakeError(
@@ -56,20 +67,26 @@ class ContextMemory:
             )
         self._kv: dict[str, _Points] = {}
         self._compute: dict[str, _Points] = {}
+        self._longest: dict[str, int] = {}
         for kv in KV_TYPES:
             of_type = [row for row in rows if row["kv"] == kv and row["parallel"] == parallel]
             if of_type:
                 self._kv[kv] = _points(of_type, "kv_mib")
                 self._compute[kv] = _points(of_type, "compute_mib")
-        longest = max((row["context"] for row in rows if row["parallel"] == parallel), default=None)
+                self._longest[kv] = max(row["context"] for row in of_type)
+        longest = max(self._longest.values(), default=None)
         self.limit: int | None = longest if longest is None or not self.trained else min(longest, self.trained)
 
     def planned(self, asked: int) -> int:
         """Return the context to plan with where ``asked`` tokens are asked: at most the trained length."""
         return min(asked, self.trained) if self.trained else asked
 
+    def longest(self, kv: str) -> int | None:
+        """Return the longest context that anything is known of with that type of cache, None if nothing is."""
+        return None if kv not in self._kv or self.limit is None else min(self.limit, self._longest[kv])
+
     def why_unknown(self, kv: str) -> str | None:
-        """Say why nothing is known of contexts with that type of cache, or return None if it is."""
+        """Say why nothing is known of contexts with that type of cache and these slots, or return None if it is."""
         if kv in self._kv:
             return None
         return self.impossible.get(kv, "it was not measured") if self.known else self.reason
@@ -92,11 +109,11 @@ class ContextMemory:
     def largest(self, kv: str, free_mib: int, devices: int) -> int | None:
         """Return the longest context that fits beside the weights, None where nothing is known.
 
-        ``free_mib``: what the weights leave on all ``devices``. A multiple of 256, or the limit; 0 if not even 256 fit.
+        ``free_mib``: what the weights leave on all ``devices``. A multiple of 256, or ``longest``; 0 if not even 256 fit.
         """
-        if kv not in self._kv or self.limit is None:
+        limit = self.longest(kv)
+        if limit is None:
             return None
-        limit = min(self.limit, self._kv[kv][-1][0])
         fitting, too_many = 0, -(-limit // CELLS) + 1
         while too_many - fitting > 1:
             middle = (fitting + too_many) // 2

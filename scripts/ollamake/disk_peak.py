@@ -3,16 +3,20 @@
 Files appear under a temporary name in their own folder and are renamed, so nothing is ever there twice; what is there
 already is not written again, and not taken to go away. Several quantizations may run side by side, and each needs the
 unquantized GGUF: it goes after the last one.
+
+The other models of a configuration are not stepped through: of them it counts what they will still add and keep.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ollamake.job_needs import quantized_bytes, shard_bytes, unquantized_bytes
+from ollamake.job_needs import METADATA_BYTES, quantized_bytes, shard_bytes, unquantized_bytes
+from ollamake.quantization_types import QUANTIZATION_TYPES
 
 SERVER_COPIES = 3
 """Copies of a GGUF that Ollama has while it creates a model, from 0.30 on: the upload, the rewritten file and the layer."""
@@ -20,6 +24,8 @@ SERVER_COPIES = 3
 TOOLS_BYTES = 300_000_000
 """llama.cpp's source, what is compiled of it and its programs (151 MB with two programs), and its archive."""
 
+MADE_HERE_BYTES = 100_000_000
+"""Allowance for a model of a few million parameters, whose files do not exist yet."""
 
 REGISTRATIONS = ("shared", "copy", "server", "elsewhere")
 """Where a model's weights go when it is registered: to a store on the same filesystem, which shares blocks or the file
@@ -28,16 +34,41 @@ another machine (elsewhere)."""
 
 
 @dataclass(frozen=True)
+class Registration:
+    """Where models are registered now: ``way`` is one of REGISTRATIONS, ``target`` server or store, ``place`` its address or
+    folder."""
+
+    way: str
+    target: str
+    place: str
+
+    def made(self, marker_file: Path) -> bool:
+        """Whether a registration marker is there and says this place; one that cannot be read says nothing."""
+        try:
+            marker = json.loads(marker_file.read_text(encoding="utf-8"))
+            if marker["target"] != self.target:
+                return False
+            if self.target == "store":
+                return Path(marker["store"]).resolve() == Path(self.place).resolve()
+            return bool(marker["host"] == self.place)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+
+@dataclass(frozen=True)
 class DiskPeak:
     """Bytes above what is there now. ``needed`` at the most, at ``step``; ``stays`` when the build is finished.
 
-    ``in_store``: bytes that go to a store on another filesystem.
+    ``in_store``: bytes that go to a store on another filesystem. ``others`` and ``others_in_store``: what the other models of
+    the configuration add to ``needed`` and ``in_store``; not in these.
     """
 
     needed: int
     step: str
     stays: int
     in_store: int
+    others: int = 0
+    others_in_store: int = 0
 
 
 def disk_peak(
@@ -45,7 +76,7 @@ def disk_peak(
     name: str,
     folder: Path,
     quantizations: Sequence[str],
-    registration: str,
+    registration: Registration,
     *,
     keep_merged: bool,
     keep_unquantized: bool,
@@ -53,12 +84,10 @@ def disk_peak(
 ) -> DiskPeak:
     """Return the peak of building a model in ``folder`` (results/MODEL), from its parsed merge_plan.json.
 
-    ``registration`` is one of REGISTRATIONS; a model that has its marker is not registered again. ``builds_tools``: llama.cpp
-    is fetched and compiled first.
+    A model whose marker says the place of ``registration`` is not registered again. ``builds_tools``: llama.cpp is fetched
+    and compiled first.
     """
-    gguf = folder / "gguf"
-    missing = [kind for kind in quantizations if not (gguf / f"{name}.{kind}.gguf").exists()]
-    converts = bool(missing) and not (gguf / f"{name}.unquantized.gguf").exists()
+    missing, converts = _to_make(name, folder, quantizations)
     level = _Level()
     if builds_tools:
         level.write("building llama.cpp", TOOLS_BYTES)
@@ -77,15 +106,67 @@ def disk_peak(
         size = quantized_bytes(plan, kind)
         if kind in missing:
             level.write(f"quantizing to {kind}", size)
-        if (folder / "ollama" / kind / "registered.json").exists() and kind not in missing:
+        if kind not in missing and registration.made(_marker(folder, kind)):
             continue
-        if registration == "copy":
+        if registration.way == "copy":
             in_store += size
-        elif registration == "server":
+        elif registration.way == "server":
             level.write(f"registering {kind} on the server", SERVER_COPIES * size)
             level.free((SERVER_COPIES - 1) * size)
     level.free(0 if keep_unquantized else unquantized)
     return DiskPeak(level.peak, level.step, level.now, in_store)
+
+
+def added_by_others(
+    others: Iterable[Mapping[str, Any]],
+    results: Path,
+    registration: Registration,
+    *,
+    keep_merged: bool,
+    keep_unquantized: bool,
+) -> tuple[int, int]:
+    """Return (bytes, bytes in a store on another filesystem) that other models of a configuration will still add and keep.
+
+    ``others``: of each its name, base_bytes (of the weight files of its base, taken for 16-bit floats; 0 if a rule makes the
+    base and has not yet) and quantizations. An estimate: their weights are not read here.
+    """
+    added = in_store = 0
+    for other in others:
+        name, weights = other["name"], other["base_bytes"]
+        folder = results / name
+        missing, converts = _to_make(name, folder, other["quantizations"])
+        if not weights:
+            added += MADE_HERE_BYTES if missing else 0
+            continue
+        # Models are built side by side, but what another one has only for a while (files that are not kept, copies while it
+        # is registered) is not counted: when the peaks of two models meet nobody can tell, and mostly they do not.
+        if converts and keep_merged:
+            there = sum(file.stat().st_size for file in (folder / "merged").glob("*.safetensors"))
+            added += max(0, weights - there)
+        if converts and keep_unquantized:
+            added += weights + METADATA_BYTES
+        for kind in other["quantizations"]:
+            size = round(weights / 2 * QUANTIZATION_TYPES[kind].bits_per_weight / 8) + METADATA_BYTES
+            if kind in missing:
+                added += size
+            elif registration.made(_marker(folder, kind)):
+                continue
+            if registration.way == "copy":
+                in_store += size
+            elif registration.way == "server":
+                added += size
+    return added, in_store
+
+
+def _to_make(name: str, folder: Path, quantizations: Sequence[str]) -> tuple[list[str], bool]:
+    """Return the quantizations that are missing, and whether the model is merged and converted for them."""
+    gguf = folder / "gguf"
+    missing = [kind for kind in quantizations if not (gguf / f"{name}.{kind}.gguf").exists()]
+    return missing, bool(missing) and not (gguf / f"{name}.unquantized.gguf").exists()
+
+
+def _marker(folder: Path, quantization: str) -> Path:
+    return folder / "ollama" / quantization / "registered.json"
 
 
 class _Level:

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ _SAYS_WHY = (
 )
 """Which line of a failed program is shown, the best first: what it logs as an error, or says of an exception."""
 _FOLDER = re.compile(r"\S*/(?=[\w.+-]+:\d+: )")
+REPAIR = "Build llama.cpp's programs again, or correct tools.llama_cpp."
+"""What to do where a program of llama.cpp does not work at all."""
 _SECONDS = 120
 """After which a program is taken for hung that needs well below one."""
 
@@ -89,10 +92,18 @@ def make_ghost(converter: Path, checkpoint: Path, outtype: str, name: str, folde
 
 
 def types_by_dry_run(llama_quantize: Path, gguf: Path, argument: str, imatrix: Path | None = None) -> DryRun | str:
-    """Return the types that llama-quantize would write for ``argument`` (a type, or COPY), else its words of refusal."""
+    """Return the types that llama-quantize would write for ``argument`` (a type, or COPY), else its words of refusal.
+
+    Raises OllamakeError if it cannot be run or crashes: unlike llama-fit-params it refuses what it cannot do in good order.
+    """
     command = [str(llama_quantize.resolve()), "--dry-run"]
     command += ["--imatrix", str(imatrix)] if imatrix is not None else []
     done = _run([*command, str(gguf), argument])
+    if done.returncode < 0:
+        raise OllamakeError(
+            f"{command[0]} --dry-run for {argument} was ended by signal {-done.returncode}"
+            f" ({_signal_name(-done.returncode)}); its last words: {_last_words(done)}. {REPAIR}"
+        )
     return parse_dry_run(done.stdout) if done.returncode == 0 else _refusal(done)
 
 
@@ -184,17 +195,25 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise OllamakeError(
-            f"{command[0]} cannot be run ({error}). Build llama.cpp's programs again, or correct tools.llama_cpp."
-        ) from error
+        raise OllamakeError(f"{command[0]} cannot be run ({error}). {REPAIR}") from error
 
 
 def _refusal(done: subprocess.CompletedProcess[str]) -> str:
     """Return the line in which a program says why it failed, and how it ended."""
     if found := _FAILURE.search(done.stdout):
         return found[1].strip()
+    how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+    return f"{_last_words(done)} ({how})"
+
+
+def _last_words(done: subprocess.CompletedProcess[str]) -> str:
     lines = [line.strip() for line in done.stdout.splitlines()]
     said = [found[1] for pattern in _SAYS_WHY for line in lines if (found := pattern.search(line))]
-    words = next(iter(said or filter(None, reversed(lines))), "it said nothing")
-    how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-    return f"{_FOLDER.sub('', words)} ({how})"
+    return _FOLDER.sub("", next(iter(said or filter(None, reversed(lines))), "it said nothing"))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # Real-time signals have numbers alone.
+        return "no name"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from ollamake.bitsandbytes_sizes import transformers_bytes
 from ollamake.errors import OllamakeError
 from ollamake.gguf_quantization import type_argument
 from ollamake.ghost import (
+    REPAIR,
     DryRun,
     Ghost,
     imatrix_metadata_bytes,
@@ -26,6 +26,7 @@ from ollamake.ghost import (
     write_ghost_imatrix,
 )
 from ollamake.ghost_checkpoint import Tensor, ghost_of_merge, ghost_of_shape, tensors_of_merge, tensors_of_shape
+from ollamake.llama_cpp_source import usable_cores
 from ollamake.memory_formula import KV_BITS, memory_by_formula
 from ollamake.quantization_types import QUANTIZATION_TYPES
 from ollamake.shape import Shape, estimated_metadata_bytes
@@ -72,7 +73,8 @@ def measure_merge(
 ) -> dict[str, Any]:
     """Return ghost.json of a merge: ``plan`` is a parsed merge_plan.json, ``base`` and ``adapters`` its folders.
 
-    Sizes are exact to the byte. Raises OllamakeError if the converter does not know the model, or a program cannot be run.
+    Sizes are exact to the byte. Raises OllamakeError if the converter does not know the model, or a program cannot be run,
+    crashes where it should not, or refuses even the type that the model has.
     """
 
     def fill(folder: Path) -> str:
@@ -207,7 +209,7 @@ def _sizes(file: _File, outtype: str, quantize: Path, types: Sequence[str], fold
 
     plain: dict[str, Any] = {}
     better: dict[str, Any] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for name, (without, with_one) in zip(types, pool.map(both, types), strict=True):
             if isinstance(without, str) or isinstance(with_one, str):
                 plain[name] = {"refused": without if isinstance(without, str) else with_one}
@@ -221,7 +223,24 @@ def _sizes(file: _File, outtype: str, quantize: Path, types: Sequence[str], fold
             plain[name] = file.quantized(without.types, False)
             if without.types != with_one.types:
                 better[name] = file.quantized(with_one.types, True)
+    _require_sizes(plain, outtype, quantize)
     return {"types": plain, "with_imatrix": better}
+
+
+def _require_sizes(types: Mapping[str, Mapping[str, Any]], outtype: str, quantize: Path) -> None:
+    """Raise OllamakeError if what was refused can only be the program's fault: a copy of the model, or all there is."""
+    refused = {name: found["refused"] for name, found in types.items() if "refused" in found}
+    if outtype in refused:
+        raise OllamakeError(
+            f"{quantize} --dry-run: expected the size of the model as it is, in {outtype}; it refuses: {refused[outtype]}."
+            f" {REPAIR}"
+        )
+    if types and len(refused) == len(types):
+        name, words = next(iter(refused.items()))
+        raise OllamakeError(
+            f"{quantize} --dry-run: expected the sizes of {len(types)} types; it refuses each of them, {name} with: {words}."
+            f" {REPAIR}"
+        )
 
 
 def _require_all(ghost: Ghost, found: DryRun, name: str, quantize: Path) -> None:
@@ -242,6 +261,7 @@ def _memory(name: str, ghost: Ghost, program: Path | None, wanted: Wanted) -> di
     contexts = sorted({*(c for c in CONTEXTS if trained is None or c <= trained), *wanted.contexts})
     if trained is not None:
         contexts = sorted({*contexts, min(trained, _LONGEST)})
+    reason = "llama-fit-params is not here"
     if program is not None:
         fit_params = program
         found = _tabulated(
@@ -249,11 +269,10 @@ def _memory(name: str, ghost: Ghost, program: Path | None, wanted: Wanted) -> di
         )
         if found["rows"]:
             return {"source": "llama-fit-params"} | found
-        log.warning(
-            "%s: llama-fit-params says nothing of its memory (%s); it is computed", name, found["impossible"].get("f16")
-        )
+        reason = f"llama-fit-params failed: {found['impossible']['f16']}"
+        log.warning("%s: its memory is computed, as %s", name, reason)
     try:
-        return {"source": "formula"} | _tabulated(
+        return {"source": "formula", "reason": reason} | _tabulated(
             lambda kv, count, tokens: (
                 memory_by_formula(ghost.metadata, kv, count, tokens) or f"{kv} needs heads of a multiple of 32 elements"
             ),
@@ -262,33 +281,49 @@ def _memory(name: str, ghost: Ghost, program: Path | None, wanted: Wanted) -> di
         )
     except OllamakeError as error:
         log.warning("%s: %s", name, error)
-        return {"source": None, "reason": str(error), "rows": [], "impossible": {}}
+        return {"source": None, "reason": str(error), "rows": [], "impossible": {}, "impossible_slots": {}}
 
 
 def _tabulated(
     ask: Callable[[str, int, int], tuple[int, int] | str], slots: Sequence[int], contexts: Sequence[int]
 ) -> dict[str, Any]:
-    """Return ``rows`` and ``impossible``; a type of cache that fails once is impossible, and f16 alone decides of the rest."""
-    rows = []
-    impossible = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    """Return ``rows``, ``impossible`` (cache -> words) and ``impossible_slots`` (cache -> slots, as text -> words).
+
+    A type of cache is impossible if no number of slots can have it, and f16 alone decides of the rest. A longer context that
+    fails where the shortest did not is left out.
+    """
+    rows: list[dict[str, Any]] = []
+    impossible: dict[str, str] = {}
+    impossible_slots: dict[str, dict[str, str]] = {}
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for kv in KV_BITS:
             # What a cache cannot have shows at the shortest context; asking for each would be as many crashes.
-            first = [ask(kv, count, contexts[0]) for count in slots]
-            cases = [(count, tokens) for count in slots for tokens in contexts]
-            refused = next((answer for answer in first if isinstance(answer, str)), None)
-            answers = [] if refused else list(pool.map(lambda case, kv=kv: ask(kv, *case), cases))
-            refused = refused or next((answer for answer in answers if isinstance(answer, str)), None)
-            if refused is not None:
-                impossible[kv] = refused
+            first = {count: ask(kv, count, contexts[0]) for count in slots}
+            refused = {str(count): words for count, words in first.items() if isinstance(words, str)}
+            if len(refused) == len(slots):
+                impossible[kv] = next(iter(refused.values()))
                 if kv == "f16":
-                    return {"rows": [], "impossible": impossible}
+                    break
                 continue
-            rows += [
-                {"kv": kv, "parallel": count, "context": tokens, "kv_mib": answer[0], "compute_mib": answer[1]}
-                for (count, tokens), answer in zip(cases, answers, strict=True)
-            ]
-    return {"rows": rows, "impossible": impossible}
+            if refused:
+                impossible_slots[kv] = refused
+            longer = [(count, tokens) for count in slots if str(count) not in refused for tokens in contexts[1:]]
+            answers = {(count, contexts[0]): answer for count, answer in first.items() if str(count) not in refused}
+            answers |= zip(longer, pool.map(lambda case, kv=kv: ask(kv, *case), longer), strict=True)
+            for (count, tokens), answer in sorted(answers.items()):
+                if isinstance(answer, str):
+                    log.warning(
+                        "memory of %d tokens in each of %d slots, KV cache of %s: unknown, %s",
+                        tokens,
+                        count,
+                        kv,
+                        answer,
+                    )
+                    continue
+                rows.append(
+                    {"kv": kv, "parallel": count, "context": tokens, "kv_mib": answer[0], "compute_mib": answer[1]}
+                )
+    return {"rows": rows, "impossible": impossible, "impossible_slots": impossible_slots}
 
 
 def _block_of(name: str) -> int | None:

@@ -17,6 +17,7 @@ from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RevisionResolutionError
 from huggingface_hub.utils import validate_repo_id
 
+from ollamake.configuration_faults import nearest
 from ollamake.errors import OllamakeError
 from ollamake.hub_requests import PUBLIC_HUB, HubRepository, HubUnreachable, Patience
 from ollamake.progress import progress_bar
@@ -268,7 +269,9 @@ def _require_weights(repo_id: str, commit: str, files: frozenset[str]) -> None:
 def _offline_message(reference: str, reason: str, shipped: Path, cached: Path) -> str:
     here = (("with ollamake", shipped_names(shipped)), ("fetched before", cached_names(cached)))
     shapes = "; ".join(f"{where}: {', '.join(names) or 'none'}" for where, names in here)
+    close = nearest(reference.partition("@")[0], [name for _, names in here for name in names], count=1)
     return (
-        f"{reference}: {reason.rstrip('.')}. The local cache of downloads does not have all of the model either. Shapes that"
-        f" are here: {shapes}. Give one of these or a model's folder as `base`, or run again when the hub answers."
+        f"{reference}: there is no such folder here (looked from {Path.cwd()}), and of the hub: {reason.rstrip('.')}. The local cache"
+        f" of downloads does not have all of the model either.{f' Did you mean {close[0]}?' if close else ''} Shapes that are"
+        f" here: {shapes}. Give one of these or a model's folder as `base`, or run again when the hub answers."
     )

@@ -6,14 +6,15 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ollamake.adapter import read_adapter
 from ollamake.build_room import require_disk, require_memory
 from ollamake.checkpoint import read_checkpoint
-from ollamake.disk_peak import TOOLS_BYTES, DiskPeak, disk_peak
+from ollamake.disk_peak import MADE_HERE_BYTES, TOOLS_BYTES, DiskPeak, Registration, added_by_others, disk_peak
 from ollamake.errors import OllamakeError
 from ollamake.free_disk import free_bytes, same_filesystem
 from ollamake.free_memory import free_memory
@@ -23,13 +24,9 @@ from ollamake.merge_plan import plan_merge
 from ollamake.ollama_server import OllamaServer, ServerUnreachable
 from ollamake.program_start import require_starting
 from ollamake.published_quality import CANDIDATES
-from ollamake.quantization_types import QUANTIZATION_TYPES
 from ollamake.questions import read_questions
 
 log = logging.getLogger("ollamake")
-
-_MADE_HERE_BYTES = 100_000_000
-"""Allowance for a model of a few million parameters, whose files do not exist yet."""
 
 _AUTO = "auto"
 """Stands among the quantizations for the one that the plan will choose."""
@@ -37,15 +34,26 @@ _AUTO = "auto"
 _THIS_MACHINE = re.compile(r"://(localhost|127\.\d+\.\d+\.\d+|0\.0\.0\.0|\[::1?\])(?=[:/]|$)")
 
 
-def check_inputs(name: str, spec: dict[str, Any], results: Path) -> dict[str, Any]:
+def check_inputs(
+    name: str, spec: Mapping[str, Any], results: Path, now: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Check one model and return what was found.
 
     ``spec``: base, adapters (path, weight), made_here (those of the folders that a rule makes, which are checked when they are
     merged), dtype, quantizations ("auto" among them: one that is not chosen yet), target, host, store, questions,
     compiler_needed, tools (program and path of those found here), keep_merged, keep_unquantized, jobs_run_here, disk_gib
-    (what the build may take, or None). Raises OllamakeError for the first fault.
+    (what the build may take, or None).
+
+    ``now`` (all of it optional): chosen (types that "auto" means by the plan that is there; none without one),
+    builds_llama_cpp (whether programs of it are still to be built; true if not said), others (the other models of the
+    configuration: name, base_bytes, quantizations, as disk_peak.added_by_others has them, with "auto" possible).
+
+    Raises OllamakeError for the first fault.
     """
-    if spec["compiler_needed"]:
+    now = now or {}
+    # `compiler_needed` says that no program was found; those of an earlier build in resources/ need no compiler either.
+    builds_tools = spec["compiler_needed"] and now.get("builds_llama_cpp", True)
+    if builds_tools:
         require_compiler()
     for program, path in spec["tools"]:
         require_starting(program, Path(path))
@@ -53,26 +61,26 @@ def check_inputs(name: str, spec: dict[str, Any], results: Path) -> dict[str, An
         questions = read_questions(Path(spec["questions"]), f"models.{name}.answers.questions")
         log.info("%d questions", len(questions))
     server = _check_server(name, spec)
-    quantizations = _assumed(spec["quantizations"])
+    chosen = now.get("chosen", [])
+    quantizations = _counted(spec["quantizations"], chosen)
+    registration = _registration(server, Path(spec["store"]), results)
+    keep = {"keep_merged": spec["keep_merged"], "keep_unquantized": spec["keep_unquantized"]}
     job, edited, needs = None, None, None
     if spec["made_here"]:
-        needed = _MADE_HERE_BYTES + (TOOLS_BYTES if spec["compiler_needed"] else 0)
+        needed = MADE_HERE_BYTES + (TOOLS_BYTES if builds_tools else 0)
         peak = DiskPeak(needed, "an allowance for the demo", needed, 0)
     else:
         plan, edited = _plan(name, spec)
-        peak = disk_peak(
-            plan,
-            name,
-            results / name,
-            quantizations,
-            _registration(server, Path(spec["store"]), results),
-            keep_merged=spec["keep_merged"],
-            keep_unquantized=spec["keep_unquantized"],
-            builds_tools=spec["compiler_needed"],
-        )
+        peak = disk_peak(plan, name, results / name, quantizations, registration, **keep, builds_tools=builds_tools)
         job, needs = largest_job(plan, quantizations)
+    others = [other | {"quantizations": _counted(other["quantizations"])} for other in now.get("others", [])]
+    added, in_store = added_by_others(others, results, registration, **keep)
+    peak = replace(peak, others=added, others_in_store=in_store)
     allowed = require_disk(name, peak, results, store=Path(spec["store"]), disk_gib=spec["disk_gib"])
-    log.info("disk: %.2f GB at the peak (%s), %.2f GB may be taken", peak.needed / 1e9, peak.step, allowed / 1e9)
+    log.info(
+        "disk: %.2f GB at the peak (%s), other models of this configuration: %.2f GB, %.2f GB may be taken",
+        *(peak.needed / 1e9, peak.step, peak.others / 1e9, allowed / 1e9),
+    )
     memory = free_memory() if spec["jobs_run_here"] else None
     if job is not None and needs is not None:
         require_memory(name, job, needs, memory)
@@ -82,11 +90,13 @@ def check_inputs(name: str, spec: dict[str, Any], results: Path) -> dict[str, An
         "adapters": spec["adapters"],
         "tensors_with_update": edited,
         "quantizations": quantizations,
-        "assumed": _assumption(spec["quantizations"]),
+        "assumed": _assumption(spec["quantizations"], chosen),
         "disk_needed_gb": _gb(peak.needed),
         "disk_peak_at": peak.step,
         "disk_stays_gb": _gb(peak.stays),
         "disk_in_store_gb": _gb(peak.in_store),
+        "disk_other_models_gb": _gb(peak.others),
+        "disk_other_models_in_store_gb": _gb(peak.others_in_store),
         "disk_free_gb": _gb(free_bytes(results)),
         "disk_allowed_gb": _gb(allowed),
         "largest_job": None if needs is None else {"job": job, "memory_gb": _gb(needs.mem_mb * 1e6)},
@@ -94,7 +104,7 @@ def check_inputs(name: str, spec: dict[str, Any], results: Path) -> dict[str, An
     }
 
 
-def _check_server(name: str, spec: dict[str, Any]) -> OllamaServer | None:
+def _check_server(name: str, spec: Mapping[str, Any]) -> OllamaServer | None:
     """Return the server that models are registered on, None if it is the store.
 
     Raises OllamakeError if a server that is demanded does not answer, or if there is nobody to answer the questions.
@@ -116,20 +126,19 @@ def _check_server(name: str, spec: dict[str, Any]) -> OllamaServer | None:
     return server if served else None
 
 
-def _registration(server: OllamaServer | None, store: Path, results: Path) -> str:
-    """Return where the weights of a registered model go, as disk_peak.REGISTRATIONS has it.
+def _registration(server: OllamaServer | None, store: Path, results: Path) -> Registration:
+    """Return where models are registered now, and the way of their weights.
 
     Where a server of this machine keeps its models it does not say; OLLAMA_MODELS is asked, else it is taken for this disk.
     """
     if server is None:
-        return "shared" if same_filesystem(store, results) else "copy"
-    if not _THIS_MACHINE.search(server.address):
-        return "elsewhere"
+        return Registration("shared" if same_filesystem(store, results) else "copy", "store", str(store))
     models = os.environ.get("OLLAMA_MODELS")
-    return "server" if not models or same_filesystem(Path(models), results) else "elsewhere"
+    here = _THIS_MACHINE.search(server.address) and (not models or same_filesystem(Path(models), results))
+    return Registration("server" if here else "elsewhere", "server", server.address)
 
 
-def _plan(name: str, spec: dict[str, Any]) -> tuple[dict[str, Any], int]:
+def _plan(name: str, spec: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     """Return the merge plan of a model, and how many tensors get an update."""
     base = read_checkpoint(spec["base"], f"models.{name}.base")
     adapters = [read_adapter(Path(adapter["path"]), adapter["weight"]) for adapter in spec["adapters"]]
@@ -140,29 +149,38 @@ def _plan(name: str, spec: dict[str, Any]) -> tuple[dict[str, Any], int]:
     return plan, edited
 
 
-def _assumed(quantizations: Sequence[str]) -> list[str]:
-    """Return the quantizations that are counted, each once."""
-    return list(dict.fromkeys(_smallest() if kind == _AUTO else kind for kind in quantizations))
+def _counted(quantizations: Sequence[str], chosen: Sequence[str] = ()) -> list[str]:
+    """Return the quantizations that are counted, each once: what is chosen for `auto`, or the largest that it quantizes to."""
+    meant = list(chosen) or [CANDIDATES[0]]
+    return list(dict.fromkeys(kind for asked in quantizations for kind in (meant if asked == _AUTO else [asked])))
 
 
-def _assumption(quantizations: Sequence[str]) -> str | None:
+def _assumption(quantizations: Sequence[str], chosen: Sequence[str]) -> str | None:
     if _AUTO not in quantizations:
         return None
-    return f"`auto` is counted as {_smallest()}, the smallest type that it may choose: the plan has not been made yet"
-
-
-def _smallest() -> str:
-    return min(CANDIDATES, key=lambda kind: QUANTIZATION_TYPES[kind].bits_per_weight)
+    if chosen:
+        return f"`auto` is counted as the plan that is there has it: {', '.join(_counted(quantizations, chosen))}"
+    return (
+        f"`auto` is counted as {CANDIDATES[0]}, the largest type that it quantizes to: the plan has not been made yet"
+    )
 
 
 def _gb(count: float) -> float:
     return round(count / 1e9, 2)
 
 
-def refuse_incomplete(spec: dict[str, Any]) -> None:
-    """Raise OllamakeError for a specification by hand that lacks a key."""
+def refuse_incomplete(spec: Mapping[str, Any], now: Mapping[str, Any] | None = None) -> None:
+    """Raise OllamakeError for a specification by hand that lacks a key, or a ``now`` with one that is not known."""
     expected = {"base", "adapters", "made_here", "dtype", "quantizations", "target", "host", "store", "questions"}
     expected |= {"compiler_needed", "tools", "keep_merged", "keep_unquantized", "jobs_run_here", "disk_gib"}
     missing = expected - spec.keys()
     if missing:
         raise OllamakeError(f"--spec lacks {', '.join(sorted(missing))}")
+    now = now or {}
+    unknown = now.keys() - {"chosen", "builds_llama_cpp", "others"}
+    if unknown:
+        raise OllamakeError(f"--now has keys that are not known: {', '.join(sorted(unknown))}")
+    for other in now.get("others", []):
+        missing = {"name", "base_bytes", "quantizations"} - other.keys()
+        if missing:
+            raise OllamakeError(f"--now: a model of `others` lacks {', '.join(sorted(missing))}")

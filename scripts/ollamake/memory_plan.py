@@ -38,7 +38,8 @@ def memory_plan(
 
     ``ghost``, ``alternatives``: what ghost.json says of the model and of those to compare it with. ``spec``:
     ``{"asked": {"context": tokens, "parallel": slots, "kv_cache": type, "margin_gib": GiB}, "hardware": the section of the
-    configuration, "host": address of the Ollama server or None}``.
+    configuration, "host": address of the Ollama server or None, "left_out": what the ghost does not have, {"adapters": True}
+    or nothing}``.
     Raises OllamakeError for memory that cannot be meant, and for a number of slots that was not measured.
     """
     asked = Asked(**spec["asked"])
@@ -50,6 +51,11 @@ def memory_plan(
     memory = ContextMemory(ghost, asked.parallel)
     judged = _judged(ghost, memory, asked, places)
     warnings = [*_server_warnings(hardware, spec["host"], asked), *judged.pop("warnings")]
+    if spec["left_out"]:
+        warnings.append(
+            f"models.{model}: planned without its adapter, as its base is not here; a vocabulary that grew, or an output layer of"
+            " its own, would make it larger"
+        )
     return {
         "model": model,
         **{key: ghost[key] for key in _OF_GHOST},
@@ -104,8 +110,8 @@ def _model_warnings(ghost: Mapping[str, Any], memory: ContextMemory, asked: Aske
         warnings.append(f"{name}: the size of the tokenizer in the GGUF is an estimate; file sizes are good to 0.1 %")
     if ghost["memory"]["source"] == "formula":
         warnings.append(
-            f"{name}: KV cache and compute buffer are by formula, as llama-fit-params is missing; the compute buffer is good"
-            " to 3 % + 16 MiB"
+            f"{name}: KV cache and compute buffer are by formula ({ghost['memory'].get('reason', 'no llama-fit-params')}); the"
+            " compute buffer is good to 3 % + 16 MiB"
         )
     return warnings
 

@@ -168,11 +168,25 @@ def fit_words(plan: Plan, fit: Mapping[str, Any]) -> str:
 
 
 def context_words(plan: Plan, fit: Mapping[str, Any], cache: str) -> str:
-    """Return the largest context of a type with a type of cache on a budget."""
-    if cache in (plan["memory"].get("impossible") or {}):
+    """Return the largest context of a type with a type of cache on a budget, for the number of slots asked for."""
+    if cache in ContextMemory(plan, plan["asked"]["parallel"]).impossible:
         return NONE
     context = (fit["largest_context"] or {}).get(cache)
     return UNKNOWN if context is None else thousands(context)
+
+
+def impossible_slots(plan: Plan) -> dict[str, tuple[list[int], bool, list[str]]]:
+    """Return what llama.cpp gives up on with some numbers of slots alone: type of cache -> (slots, whether with more, words).
+
+    With more: each larger number that was measured fails as well, of which there is at least one.
+    """
+    found = {}
+    for cache, refused in (plan["memory"].get("impossible_slots") or {}).items():
+        slots = sorted(map(int, refused))
+        works = [row["parallel"] for row in plan["memory"]["rows"] if row["kv"] == cache]
+        more = len(slots) > 1 and all(count < slots[0] for count in works)
+        found[cache] = (slots, more, list(dict.fromkeys(refused.values())))
+    return found
 
 
 def matrix_words(row: Row) -> str:

@@ -18,6 +18,7 @@ from ollamake.plan_figures import (
     duration,
     gb,
     gib,
+    impossible_slots,
     knows_times,
     one_line,
     parameters,
@@ -113,6 +114,7 @@ def sources(plan: Plan) -> list[str]:
         f"{sizes}.",
         _memory_source(plan["memory"]),
         *(_cannot(cache, why) for cache, why in (plan["memory"].get("impossible") or {}).items()),
+        *(_cannot_with(cache, *found) for cache, found in impossible_slots(plan).items()),
         *_quality_sources(plan),
         *_left_out(plan),
         *(f"{kind} is another name of {leader}." for kind, leader in aliases(plan).items()),
@@ -124,8 +126,8 @@ def _memory_source(memory: Mapping[str, Any]) -> str:
         return f"KV cache and compute buffers: unknown. {_sentence(memory['reason'])}"
     if memory["source"] == "formula":
         return (
-            "KV cache and compute buffers: by formula, since llama.cpp's llama-fit-params is missing here; compute buffers are"
-            " good to 3 % and 16 MiB."
+            "KV cache and compute buffers: by formula; compute buffers are good to 3 % and 16 MiB."
+            f" {_sentence(memory.get('reason') or 'llama-fit-params was not asked')}"
         )
     return f"KV cache and compute buffers: printed by llama.cpp's own {memory['source']} for this shape."
 
@@ -134,6 +136,13 @@ def _cannot(cache: str, why: str) -> str:
     return (
         f"A KV cache of {cache} is not possible for this model ({NONE} in the tables); llama.cpp says: {one_line(why)}"
     )
+
+
+def _cannot_with(cache: str, slots: list[int], more: bool, why: list[str]) -> str:
+    many = (
+        f"{slots[0]} or more slots" if more else " and ".join(map(str, slots)) + (" slot" if slots == [1] else " slots")
+    )
+    return f"With {many} llama.cpp gives up on a KV cache of {cache} ({NONE} in the tables): {one_line('; '.join(why))}"
 
 
 def _quality_sources(plan: Plan) -> list[str]:

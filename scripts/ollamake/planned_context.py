@@ -10,6 +10,9 @@ from ollamake.errors import OllamakeError
 from ollamake.memory_rows import Asked, Places
 from ollamake.plan_recommendation import cache_words, gib, layers_words
 
+_WORTH_IT = 2048
+"""Tokens: with a shorter context than this a model is of more use with some of its layers in RAM."""
+
 
 def planned_contexts(
     rows: Sequence[Mapping[str, Any]], memory: ContextMemory, asked: Asked, places: Places, block_count: int
@@ -50,6 +53,13 @@ def _planned(
     if fit["fits"] is None:
         unknown = memory.why_unknown(asked.kv_cache)
         return {"tokens": context, "reason": f"{which}; whether it fits {budget.name} is unknown ({unknown})"}
+    shorter = fit["largest_context"][asked.kv_cache] or 0
+    if not fit["fits"] and shorter >= _WORTH_IT:
+        return {
+            "tokens": shorter,
+            "reason": f"the largest with which {row['type']} fits {budget.name} ({cache_words(asked)}), though"
+            f" {context:,} are asked (plan.context)",
+        }
     if not fit["fits"]:
         layers = layers_words(fit, block_count)
         reason = f"{which}; {row['type']} with it needs {gib(-fit['free_mib'])} more than {budget.name} has"

@@ -75,12 +75,13 @@ def rows(compute: Callable[[int], int] = of_server, parallel: tuple[int, ...] = 
 
 
 def spec(gpus: list[dict[str, Any]] | None, ram_gib: float | None = 64, **asked: Any) -> dict[str, Any]:
-    """Return what is asked of a plan; ``host`` is the address of the server."""
-    rest = {key: asked.pop(key) for key in ("host",) if key in asked}
+    """Return what is asked of a plan; ``host``: address of the server; ``left_out``: what the ghost does not have."""
+    rest = {key: asked.pop(key) for key in ("host", "left_out") if key in asked}
     return {
         "asked": {"context": 8192, "parallel": 1, "kv_cache": "f16", "margin_gib": 1.0} | asked,
         "hardware": {"gpus": gpus, "ram_gib": ram_gib},
         "host": None,
+        "left_out": {},
     } | rest
 
 

@@ -113,6 +113,22 @@ def test_llama_quantize_refuses_in_its_own_words(tmp_path: Path) -> None:
         types_by_dry_run(tmp_path / "no_such_program", tmp_path, "Q1_0")
 
 
+@pytest.mark.parametrize(
+    ("says", "ends", "words"),
+    [
+        ("", "kill -SEGV $$", r"signal 11 \(SIGSEGV\); its last words: it said nothing\. Build"),
+        (ABORTS, "kill -ABRT $$", r"signal 6 \(SIGABRT\); its last words: ggml-impl\.h:330: fatal error\. Build"),
+        (DRY_RUN, "kill -KILL $$", r"signal 9 \(SIGKILL\)"),
+    ],
+)
+def test_a_crash_of_llama_quantize_is_no_refusal(tmp_path: Path, says: str, ends: str, words: str) -> None:
+    program = program_that(tmp_path, says, ends)
+    with pytest.raises(OllamakeError, match=words) as raised:
+        types_by_dry_run(program, tmp_path, "Q4_K_M")
+    assert str(raised.value).startswith(f"{program} --dry-run for Q4_K_M ")
+    assert "tools.llama_cpp" in str(raised.value)
+
+
 def test_a_shard_has_its_tensors_and_no_data(tmp_path: Path) -> None:
     tensors = [("b.weight", "BF16", (70_000, 8192)), ("a.weight", "F32", (3,))]
     write_ghost_shard(tmp_path / "model.safetensors", tensors)

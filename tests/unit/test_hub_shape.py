@@ -271,7 +271,7 @@ def test_private_or_missing(
     if there:
         hub.models["org/model"] = sharded(private=True)
     message = refusal(fetch)
-    assert "There is no model 'org/model'" in message
+    assert "There is no folder 'org/model' here, and no model of that name at" in message
     assert part in message
     assert len(hub.requests) == 1
 
@@ -610,12 +610,15 @@ def write_known(tmp_path: Path) -> None:
 def test_offline(hub: HubStandIn, fetch: Callable[..., Shape], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_known(tmp_path)
     messages = [refusal(fetch, endpoint=nobody())]
-    assert "org/model: offline: 127.0.0.1:" in messages[0]
+    assert messages[0].startswith("org/model: there is no such folder here (looked from ")
+    assert "and of the hub: offline: 127.0.0.1:" in messages[0]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     messages.append(refusal(fetch))
     assert "offline: HF_HUB_OFFLINE is set" in messages[1]
     for message in messages:
         assert "with ollamake: Qwen/Known; fetched before: org/Fetched." in message
+        assert "Did you mean Qwen" not in message
+    assert "Did you mean Qwen/Known?" in refusal(fetch, "qwen/known")
     assert not hub.requests
 
 
@@ -699,7 +702,8 @@ def test_script_offline(hub: HubStandIn, tmp_path: Path) -> None:
     options = ("--shipped", str(SHIPPED), "--cached", str(tmp_path))
     done = script(hub, tmp_path, "--model", "org/model", "--output", str(output), *options, HF_HUB_OFFLINE="1")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: org/model: offline: HF_HUB_OFFLINE is set")
+    assert done.stderr.startswith("error: org/model: there is no such folder here")
+    assert "offline: HF_HUB_OFFLINE is set" in done.stderr
     assert "Qwen/Qwen3-8B" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not output.exists()

@@ -378,6 +378,52 @@ def test_a_cache_that_the_model_cannot_have() -> None:
     )
 
 
+def test_a_cache_that_the_model_cannot_have_with_several_slots() -> None:
+    """As phi-4, whose llama-fit-params aborts with a quantized cache of more than one slot."""
+    refused = {"q8_0": {"2": "fatal error", "4": "fatal error with four"}}
+    measured = [r for r in rows() if r["kv"] == "f16" or r["parallel"] == 1]
+    memory = {"source": "llama-fit-params", "rows": measured, "impossible": {}, "impossible_slots": refused}
+    ghost = qwen_32b(memory=memory)
+    assert plan(ghost, kv_cache="q8_0")["rows"] == plan(kv_cache="q8_0")["rows"]
+    planned = plan(ghost, kv_cache="q8_0", parallel=4)
+    assert fit(planned, "Q8_0")["fits"] is None
+    assert fit(planned, "Q8_0")["largest_context"]["q8_0"] is None
+    assert fit(planned, "Q8_0")["largest_context"]["f16"] > 0
+    assert planned["no_recommendation"] == (
+        "Qwen/Qwen2.5-32B-Instruct cannot have a KV cache of q8_0 (with 4 slots: fatal error with four), so nothing can be"
+        " said to fit. Set plan.kv_cache to f16"
+    )
+    assert "is unknown (with 4 slots: fatal error with four)" in planned["num_ctx"]["Q8_0"]["reason"]
+    assert ContextMemory(ghost, 1).why_unknown("q8_0") is None
+    assert ContextMemory(ghost, 2).why_unknown("q8_0") == "with 2 slots: fatal error"
+    assert ContextMemory(ghost, 2).why_unknown("q4_0") == "it was not measured"
+
+
+def test_slots_that_no_cache_can_have_were_measured_all_the_same() -> None:
+    memory = {
+        "source": "llama-fit-params",
+        "rows": rows(parallel=(1,)),
+        "impossible_slots": {"f16": {"2": "fatal error"}},
+    }
+    ghost = qwen_32b(memory=memory)
+    assert fit(plan(ghost, parallel=2), "Q8_0")["fits"] is None
+    assert ContextMemory(ghost, 2).limit is None
+    with pytest.raises(OllamakeError, match=r"plan\.parallel: .* measured with \(1, 2\); found 3"):
+        plan(ghost, parallel=3)
+
+
+def test_a_cache_with_fewer_measured_contexts_than_another() -> None:
+    measured = [r for r in rows() if r["kv"] == "f16" or r["context"] <= 8192]
+    ghost = qwen_32b(memory={"source": "llama-fit-params", "rows": measured, "impossible": {}, "impossible_slots": {}})
+    memory = ContextMemory(ghost, 1)
+    assert (memory.longest("f16"), memory.longest("q8_0"), memory.longest("q5_0")) == (32768, 8192, None)
+    assert fit(plan(ghost, gpus=[gpu(200)]), "Q8_0")["largest_context"] == {"f16": 32768, "q8_0": 8192, "q4_0": 8192}
+    with pytest.raises(OllamakeError, match="at most the 8,192 tokens that were measured"):
+        memory.need("q8_0", 8193)
+    odd = [r | {"context": 8000} if r["context"] == 8192 else r for r in measured]
+    assert ContextMemory(ghost | {"memory": ghost["memory"] | {"rows": odd}}, 1).largest("q8_0", 10**6, 1) == 8000
+
+
 @pytest.mark.parametrize(
     ("host", "elsewhere"),
     [
@@ -507,3 +553,8 @@ def test_entry_point_writes_the_plan(tmp_path: Path, caplog: pytest.LogCaptureFi
         *("unquantized_bytes", "asked", "hardware", "budgets", "memory", "rows", "recommendation", "no_recommendation"),
         *("num_ctx", "transformers", "warnings", "alternatives"),
     }
+
+
+def test_an_adapter_that_is_left_out_is_named() -> None:
+    (warning,) = plan(left_out={"adapters": True})["warnings"]
+    assert warning.startswith("models.m: planned without its adapter")

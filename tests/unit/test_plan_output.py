@@ -224,6 +224,37 @@ def test_a_cache_that_is_not_possible() -> None:
     assert draw(plan)
 
 
+@pytest.mark.parametrize(
+    ("refused", "sentence"),
+    [
+        (
+            {"2": "fatal", "4": "fatal"},
+            "With 2 or more slots llama.cpp gives up on a KV cache of q8_0 (- in the tables): fatal",
+        ),
+        ({"2": "a", "4": "b"}, "With 2 or more slots llama.cpp gives up on a KV cache of q8_0 (- in the tables): a; b"),
+        ({"4": "fatal"}, "With 4 slots llama.cpp gives up on"),
+        ({"1": "fatal", "2": "fatal"}, "With 1 and 2 slots llama.cpp gives up on"),
+        ({"1": "fatal"}, "With 1 slot llama.cpp gives up on"),
+    ],
+)
+@pytest.mark.parametrize("parallel", [1, 2, 4])
+def test_a_cache_that_is_not_possible_with_some_slots(refused: dict[str, str], sentence: str, parallel: int) -> None:
+    plan = sample_plan(parallel=parallel)
+    plan["memory"]["rows"] = [
+        row for row in plan["memory"]["rows"] if row["kv"] != "q8_0" or str(row["parallel"]) not in refused
+    ]
+    plan["memory"]["impossible_slots"] = {"q8_0": refused}
+    if str(parallel) in refused:
+        for row in plan["rows"]:
+            for fit in row.get("fits", ()):
+                fit["largest_context"] |= {"q8_0": None}
+    assert sentence in printed(plan, width=400)
+    found, _, memory, *_ = tables(plan_markdown(plan))
+    assert ({row["largest context, q8_0"] for row in found} == {"-"}) == (str(parallel) in refused)
+    assert {row["slots"] for row in memory if row["KV q8_0"] == "-"} == set(refused)
+    assert draw(plan)
+
+
 def test_a_context_beyond_the_trained_one_is_planned_with_that() -> None:
     plan = sample_plan(context=131072)
     row = tables(plan_markdown(plan))[0][5]
@@ -277,10 +308,12 @@ def test_alternatives() -> None:
 
 def test_an_estimate_and_a_formula_are_called_so() -> None:
     plan = sample_plan() | {"exact": False}
-    plan["memory"] |= {"source": "formula"}
-    text = plan_markdown(plan)
+    plan["memory"] |= {"source": "formula", "reason": "llama-fit-params failed: it said nothing (exit code 3)"}
+    text = printed(plan, width=400)
     assert "sizes are estimated, good to 0.1 %" in text
-    assert "by formula, since llama.cpp's llama-fit-params is missing" in text
+    assert "by formula; compute buffers are good to 3 % and 16 MiB. llama-fit-params failed: it said nothing" in text
+    del plan["memory"]["reason"]
+    assert "16 MiB. llama-fit-params was not asked." in printed(plan, width=400)
 
 
 def test_nothing_in_a_name_is_markup() -> None:

@@ -36,13 +36,20 @@ def test_not_more_than_the_model_was_trained_for() -> None:
     assert auto("Q6_K", qwen_32b(trained_context=None))[1].startswith(measured)
 
 
-def test_what_is_asked_where_it_does_not_fit() -> None:
-    """35340 MiB are usable, 32414 + 4096 + 218 needed; 789 + 218 + 61 x (494 + 64) are what fits."""
+def test_a_shorter_context_than_asked_where_that_does_not_fit() -> None:
     assert auto("Q8_0", context=16384) == (
-        16384,
-        "by the plan, what is asked (plan.context); Q8_0 with it needs 1.4 GiB more than A100-40GB has,"
-        " 62 of its 65 layers fit on the GPU",
+        10752,
+        "by the plan, the largest with which Q8_0 fits A100-40GB (f16 cache, 1 slot), though 16,384 are asked (plan.context)",
     )
+
+
+def test_what_is_asked_where_only_a_useless_context_fits() -> None:
+    """32414 + 256 x 0.25 + 206 MiB and less than 2048 tokens more are usable; the rest of the layers goes into RAM."""
+    narrow = [gpu((32414 + 206 + 400) / 1024 + 1 + 500 / 1024, "narrow")]
+    tokens, origin = auto("Q8_0", gpus=narrow)
+    assert tokens == 8192
+    assert origin.startswith("by the plan, what is asked (plan.context); Q8_0 with it needs 1.6 GiB more than narrow has, ")
+    assert origin.endswith(" of its 65 layers fit on the GPU")
     tokens, origin = auto("F16", context=10**5, gpus=[])
     assert tokens == 32768
     assert origin == (
