@@ -553,18 +553,19 @@ def check_spec(wildcards):
 def check_now(wildcards, input):
     """Return what may change without the inputs having to be checked again: it starts no job."""
     model = CONFIG.models[wildcards.model]
+    builds = [f"{LLAMA_CPP}/bin/{program}" for program in PROGRAMS if not program_if_found(program)]
     others = [
         {
             "name": name,
             "base_bytes": sum(os.path.getsize(file) for file in sources_of(name)[0][0] if os.path.exists(file)),
-            "quantizations": list(quantizations_so_far(name)) or [AUTO],
+            "quantizations": list(quantizations_so_far(name)) or [AUTO, *CONFIG.models[name].quantizations],
         }
         for name in BUILT
         if name != wildcards.model
     ]
     return spec(
         chosen=list(quantizations_so_far(wildcards.model)) if model.is_automatic else [],
-        builds_llama_cpp=not os.path.exists(f"{LLAMA_CPP}/bin/llama-quantize"),
+        builds_llama_cpp=not all(map(os.path.exists, builds)),
         others=others,
     )
 

@@ -23,7 +23,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="the model's name in the configuration")
     parser.add_argument("--spec", type=json.loads, required=True, help="JSON: what to check, see above")
     parser.add_argument(
-        "--now", type=json.loads, default={}, help="JSON: what may change without a new check, see above"
+        "--now", type=json.loads, default="{}", help="JSON: what may change without a new check, see above"
     )
     parser.add_argument("--output", type=Path, required=True, help="what was found, as JSON: results/MODEL/inputs.json")
     return parser.parse_args(argv)

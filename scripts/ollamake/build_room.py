@@ -28,19 +28,20 @@ def require_disk(
         bound = f"{results.absolute()} has {free / 1e9:.2f} GB free (0.1 GB less than there is, which stay free)"
         if disk_gib is not None and allowed < free:
             bound = f"hardware.disk_gib allows {disk_gib:g} GiB ({allowed / 1e9:.2f} GB)"
+        fewer = "or build fewer models with one configuration; " if peak.others else ""
         raise OllamakeError(
             f"not enough disk for building {name}: it needs {peak.needed / 1e9:.2f} GB at its peak ({peak.step}), of which"
-            f" {max(0, peak.stays) / 1e9:.2f} GB stay{_others(peak.others, peak.needed)}; {bound}. Set keep.merged and keep.unquantized to false, so that"
-            " intermediate files go when they are used; or quantize to fewer types at once; "
-            + ("or build fewer models with one configuration; " if peak.others else "")
-            + "or run with `--directory` on a larger disk"
+            f" {max(0, peak.stays) / 1e9:.2f} GB stay{_others(peak.others, peak.needed)}; {bound}."
+            " Set keep.merged and keep.unquantized to false, so that intermediate files go when they are used; or quantize to"
+            f" fewer types at once; {fewer}or run with `--directory` on a larger disk"
             + ("; or raise hardware.disk_gib." if allowed < free else ".")
         )
     if store is not None and peak.in_store and peak.in_store + peak.others_in_store > free_bytes(store) - MARGIN:
         raise OllamakeError(
             f"not enough disk for the store of {name}: {store} lies on another filesystem than {results}, so the models are"
-            f" copied ({peak.in_store / 1e9:.2f} GB{_others(peak.others_in_store, peak.in_store)}), and it has {free_bytes(store) / 1e9:.2f} GB free (0.1 GB of which stay"
-            " free). Set ollama.store to a folder on the disk of the results, where nothing is copied, or make room."
+            f" copied ({peak.in_store / 1e9:.2f} GB{_others(peak.others_in_store, peak.in_store)}), and it has"
+            f" {free_bytes(store) / 1e9:.2f} GB free (0.1 GB of which stay free). Set ollama.store to a folder on the disk of"
+            " the results, where nothing is copied, or make room."
         )
     return allowed
 

@@ -249,8 +249,8 @@ class HubRepository:
             )
         if code == "RepoNotFound" or status in (401, 404):
             return OllamakeError(
-                f"There is no folder {self.repo_id!r} here, and no model of that name at {host}, or it is private. Check the spelling (upper and lower case"
-                " count); "
+                f"There is no folder {self.repo_id!r} here, and no model of that name at {host}, or it is private. Check the"
+                " spelling (upper and lower case count); "
                 + (
                     f"if it is private, {token} may not read it."
                     if self._token

@@ -270,8 +270,8 @@ def _offline_message(reference: str, reason: str, shipped: Path, cached: Path) -
     here = (("with ollamake", shipped_names(shipped)), ("fetched before", cached_names(cached)))
     shapes = "; ".join(f"{where}: {', '.join(names) or 'none'}" for where, names in here)
     close = nearest(reference.partition("@")[0], [name for _, names in here for name in names], count=1)
+    meant = f" Did you mean {close[0]}?" if close else ""
     return (
-        f"{reference}: there is no such folder here (looked from {Path.cwd()}), and of the hub: {reason.rstrip('.')}. The local cache"
-        f" of downloads does not have all of the model either.{f' Did you mean {close[0]}?' if close else ''} Shapes that are"
-        f" here: {shapes}. Give one of these or a model's folder as `base`, or run again when the hub answers."
+        f"{reference}: there is no such folder here (looked from {Path.cwd()}), and of the hub: {reason.rstrip('.')}. The"
+        f" local cache of downloads does not have all of the model either.{meant} Shapes that are here: {shapes}. Give one of these or a model's folder as `base`, or run again when the hub answers."
     )

@@ -73,7 +73,7 @@ def check_inputs(
         plan, edited = _plan(name, spec)
         peak = disk_peak(plan, name, results / name, quantizations, registration, **keep, builds_tools=builds_tools)
         job, needs = largest_job(plan, quantizations)
-    others = [other | {"quantizations": _counted(other["quantizations"])} for other in now.get("others", [])]
+    others = [{**other, "quantizations": _counted(other["quantizations"])} for other in now.get("others", [])]
     added, in_store = added_by_others(others, results, registration, **keep)
     peak = replace(peak, others=added, others_in_store=in_store)
     allowed = require_disk(name, peak, results, store=Path(spec["store"]), disk_gib=spec["disk_gib"])

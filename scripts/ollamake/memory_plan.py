@@ -68,6 +68,7 @@ def memory_plan(
         },
         "budgets": [asdict(place) | {"deciding": place is decides} for place in found],
         **judged,
+        "with_imatrix": memory_rows({"types": ghost["with_imatrix"]}, memory, asked, places),
         "num_ctx": planned_contexts(judged["rows"], memory, asked, places, ghost["block_count"]),
         "transformers": [
             {"name": name, "bytes": size, "fits": [size <= place.usable_mib << 20 for place in found]}

@@ -11,6 +11,7 @@ from ollamake.plan_figures import (
     ALTERNATIVE_TITLES,
     CACHES,
     NONE,
+    Column,
     Plan,
     Row,
     alternative_cells,
@@ -66,23 +67,26 @@ def _advice(plan: Plan) -> str:
 
 
 def _types(plan: Plan, times: Mapping[str, Any] | None) -> list[str]:
-    """Return the table of all types, then where else than on the deciding budget which context fits, then the refused."""
-    shown, recommended = columns(plan, times), recommended_row(plan)
-    rows = sized_rows(plan)
-    table = _table(
-        ["type", *(column.title for column in shown)],
-        [False, *(column.numeric for column in shown)],
-        [
-            [_type(row, row is recommended), *(_cell(column.cell(row)) for column in shown)]
-            for row in rows
-        ],
-    )  # fmt: skip
-    blocks = [table, *_other_contexts(plan)]
+    """Return the table of all types; what an importance matrix changes; which context fits elsewhere; the refused."""
+    blocks = [_table_of_types(plan, columns(plan, times), sized_rows(plan))]
+    if plan["with_imatrix"]:
+        blocks.append("With an importance matrix these have another size:")
+        blocks.append(_table_of_types(plan, columns(plan, None), plan["with_imatrix"]))
+    blocks += _other_contexts(plan)
     refused = refused_types(plan)
     if refused:
         blocks.append("Types that llama-quantize refuses for this model:")
         blocks.append(_bullets(f"{escaped(kind)}: {escaped(why)}" for kind, why in refused.items()))
     return blocks
+
+
+def _table_of_types(plan: Plan, shown: Sequence[Column], rows: Sequence[Row]) -> str:
+    recommended = recommended_row(plan)
+    return _table(
+        ["type", *(column.title for column in shown)],
+        [False, *(column.numeric for column in shown)],
+        [[_type(row, row is recommended), *(_cell(column.cell(row)) for column in shown)] for row in rows],
+    )
 
 
 def _other_contexts(plan: Plan) -> list[str]:

@@ -90,6 +90,7 @@ def sample_plan(
         ],
         "warnings": [],
         "alternatives": [],
+        "with_imatrix": [],
     }
 
 

@@ -54,6 +54,22 @@ def test_the_configured_disk_bounds_a_build(tmp_path: Path, disk: SimpleNamespac
         require_disk("m", PEAK, tmp_path, disk_gib=100)
 
 
+def test_other_models_of_the_configuration_need_room_too(tmp_path: Path, disk: SimpleNamespace) -> None:
+    peak = DiskPeak(340_000_000, "quantizing to Q8_0", 300_000_000, 0, others=680_000_000)
+    disk.free = 1_020_000_000 + free_disk.MARGIN
+    assert require_disk("m", peak, tmp_path) == 1_020_000_000
+    with pytest.raises(OllamakeError) as refused:
+        require_disk("m", peak, tmp_path, disk_gib=0.4)
+    for words in (
+        "it needs 0.34 GB at its peak",
+        "0.30 GB stay, and other models of this configuration: 0.68 GB, together 1.02 GB;",
+        "hardware.disk_gib allows 0.4 GiB (0.43 GB)",
+        "fewer models",
+    ):
+        assert words in str(refused.value)
+    assert require_disk("m", DiskPeak(0, "nothing is written", 0, 0, others=10**10), tmp_path) == 1_020_000_000
+
+
 def test_a_store_on_another_filesystem_needs_room_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = {tmp_path / "results": 10**12, tmp_path / "store": 10**10}
     for folder in there:
@@ -63,6 +79,11 @@ def test_a_store_on_another_filesystem_needs_room_of_its_own(tmp_path: Path, mon
     with pytest.raises(OllamakeError, match=r"store.*are copied \(20.00 GB\).*10.00 GB free.*ollama.store"):
         require_disk("m", copied, tmp_path / "results", store=tmp_path / "store")
     require_disk("m", DiskPeak(10**9, "quantizing", 10**9, 0), tmp_path / "results", store=tmp_path / "store")
+    both = DiskPeak(10**9, "quantizing", 10**9, 6 * 10**9, 0, 6 * 10**9)
+    with pytest.raises(
+        OllamakeError, match=r"\(6.00 GB, and other models of this configuration: 6.00 GB, together 12.00 GB\)"
+    ):
+        require_disk("m", both, tmp_path / "results", store=tmp_path / "store")
 
 
 def test_the_largest_job_must_fit_into_free_memory() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ollamake.disk_peak import TOOLS_BYTES, DiskPeak, disk_peak
-from ollamake.job_needs import quantized_bytes, shard_bytes, unquantized_bytes
+from ollamake.disk_peak import MADE_HERE_BYTES, TOOLS_BYTES, DiskPeak, Registration, added_by_others, disk_peak
+from ollamake.job_needs import METADATA_BYTES, elements, quantized_bytes, shard_bytes, unquantized_bytes
 
 PARAMETERS = 32_763_876_352
 
@@ -28,9 +29,14 @@ def plan_of(elements: int, shards: int) -> dict[str, Any]:
 
 BIG = plan_of(PARAMETERS, 17)
 
+SHARED = Registration("shared", "store", "store")
+COPY = Registration("copy", "store", "store")
+SERVER = Registration("server", "server", "http://127.0.0.1:11434")
+ELSEWHERE = Registration("elsewhere", "server", "http://gpu.example:11434")
+
 
 def peak_of(
-    folder: Path, *kinds: str, plan: dict[str, Any] = BIG, registration: str = "shared", **how: bool
+    folder: Path, *kinds: str, plan: dict[str, Any] = BIG, registration: Registration = SHARED, **how: bool
 ) -> DiskPeak:
     keep = {"keep_merged": False, "keep_unquantized": False} | how
     return disk_peak(plan, "m", folder, kinds, registration, **keep)
@@ -110,26 +116,120 @@ def test_what_is_there_is_not_written_again(tmp_path: Path) -> None:
 
 def test_registering(tmp_path: Path) -> None:
     size = quantized_bytes(BIG, "Q8_0")
-    assert peak_of(tmp_path, "Q8_0", registration="elsewhere") == peak_of(tmp_path, "Q8_0")
-    copied = peak_of(tmp_path, "Q8_0", registration="copy")
+    assert peak_of(tmp_path, "Q8_0", registration=ELSEWHERE) == peak_of(tmp_path, "Q8_0")
+    copied = peak_of(tmp_path, "Q8_0", registration=COPY)
     assert (copied.needed, copied.stays, copied.in_store) == (peak_of(tmp_path, "Q8_0").needed, size, size)
-    served = peak_of(tmp_path, "Q8_0", registration="server")
+    served = peak_of(tmp_path, "Q8_0", registration=SERVER)
     assert served.step == "registering Q8_0 on the server"
     assert served.needed == unquantized_bytes(BIG) + 4 * size
     assert served.stays == 2 * size
 
 
 def test_a_registered_model_is_not_registered_again(tmp_path: Path) -> None:
-    for folder, file in (("gguf", "m.Q8_0.gguf"), ("ollama/Q8_0", "registered.json")):
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / file).touch()
-    assert peak_of(tmp_path, "Q8_0", registration="server").needed == 0
+    finish(tmp_path, "m", "Q8_0", {"target": "server", "host": SERVER.place})
+    assert peak_of(tmp_path, "Q8_0", registration=SERVER).needed == 0
     (tmp_path / "gguf/m.Q8_0.gguf").unlink()
-    assert peak_of(tmp_path, "Q8_0", registration="server").step == "registering Q8_0 on the server"
+    assert peak_of(tmp_path, "Q8_0", registration=SERVER).step == "registering Q8_0 on the server"
+
+
+def finish(folder: Path, name: str, kind: str, marker: object) -> None:
+    """Make the files of a model that has been built and registered."""
+    for file, content in (
+        (folder / f"gguf/{name}.{kind}.gguf", ""),
+        (folder / f"ollama/{kind}/registered.json", marker if isinstance(marker, str) else json.dumps(marker)),
+    ):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+
+
+@pytest.mark.parametrize(
+    "marker",
+    [
+        {"target": "store", "store": "store"},
+        {"target": "store", "host": SERVER.place},
+        {"target": "server", "host": "http://127.0.0.1:11435"},
+        {"target": "server"},
+        {},
+        [],
+        "",
+        "{",
+    ],
+)
+def test_a_model_that_is_registered_elsewhere_is_registered_again(tmp_path: Path, marker: object) -> None:
+    finish(tmp_path, "m", "Q8_0", marker)
+    found = peak_of(tmp_path, "Q8_0", registration=SERVER)
+    assert (found.needed, found.stays) == (3 * quantized_bytes(BIG, "Q8_0"), quantized_bytes(BIG, "Q8_0"))
+
+
+def test_a_store_is_known_by_its_folder(tmp_path: Path) -> None:
+    for place, copied in (
+        (tmp_path / "store", 0),
+        (tmp_path / "x/../store", 0),
+        (tmp_path / "other", quantized_bytes(BIG, "Q8_0")),
+    ):
+        finish(tmp_path, "m", "Q8_0", {"target": "store", "store": str(place), "server_version": None})
+        registration = Registration("copy", "store", str(tmp_path / "store"))
+        assert peak_of(tmp_path, "Q8_0", registration=registration).in_store == copied
+    finish(tmp_path, "m", "Q8_0", {"target": "server", "host": str(tmp_path / "store")})
+    assert peak_of(tmp_path, "Q8_0", registration=registration).in_store > 0
+
+
+WEIGHTS = 2 * elements(BIG)
+
+
+def added(
+    results: Path, *kinds: str, weights: int = WEIGHTS, registration: Registration = SHARED, **how: bool
+) -> tuple[int, int]:
+    keep = {"keep_merged": True, "keep_unquantized": True} | how
+    other = {"name": "m", "base_bytes": weights, "quantizations": kinds}
+    return added_by_others([other], results, registration, **keep)
+
+
+@pytest.mark.parametrize("keep_merged", [True, False])
+@pytest.mark.parametrize("keep_unquantized", [True, False])
+@pytest.mark.parametrize("registration", [SHARED, COPY, SERVER, ELSEWHERE])
+def test_another_model_adds_what_stays_of_its_own_build(
+    tmp_path: Path, keep_merged: bool, keep_unquantized: bool, registration: Registration
+) -> None:
+    kinds, keep = ("Q4_K_M", "F16"), {"keep_merged": keep_merged, "keep_unquantized": keep_unquantized}
+    # The plan is known to the model's own check; here its 16-bit weights alone are.
+    own = peak_of(tmp_path / "m", *kinds, registration=registration, **keep)
+    found = added(tmp_path, *kinds, registration=registration, **keep)
+    assert found == pytest.approx((own.stays, own.in_store), rel=1e-6)
+
+
+def test_what_other_models_have_is_not_counted(tmp_path: Path) -> None:
+    everything, size = added(tmp_path, "Q8_0")[0], quantized_bytes(BIG, "Q8_0")
+    merged = tmp_path / "m/merged"
+    merged.mkdir(parents=True)
+    (merged / "model-00001-of-00002.safetensors").write_bytes(b"x" * 5000)
+    (merged / "tokenizer.json").write_bytes(b"x" * 7000)
+    assert added(tmp_path, "Q8_0")[0] == everything - 5000
+    # A header more than the base has is not to be subtracted from the rest.
+    assert added(tmp_path, "Q8_0", weights=4000)[0] == 4000 + METADATA_BYTES + 2125 + METADATA_BYTES
+    (tmp_path / "m/gguf").mkdir()
+    (tmp_path / "m/gguf/m.unquantized.gguf").touch()
+    assert added(tmp_path, "Q8_0")[0] == size
+    for registration, expected in ((SHARED, (0, 0)), (SERVER, (size, 0)), (COPY, (0, size))):
+        finish(tmp_path / "m", "m", "Q8_0", "")
+        assert added(tmp_path, "Q8_0", registration=registration) == expected
+        finish(tmp_path / "m", "m", "Q8_0", {"target": registration.target, "host": SERVER.place, "store": "store"})
+        assert added(tmp_path, "Q8_0", registration=registration) == (0, 0)
+
+
+def test_other_models_add_up_and_those_made_here_have_an_allowance(tmp_path: Path) -> None:
+    one = {"name": "m", "base_bytes": WEIGHTS, "quantizations": ["Q8_0"]}
+    demo = {"name": "demo", "base_bytes": 0, "quantizations": ["Q8_0"]}
+    keep = {"keep_merged": True, "keep_unquantized": True}
+    found = added_by_others([one, one | {"name": "n"}, demo], tmp_path, SHARED, **keep)
+    assert found == (2 * added(tmp_path, "Q8_0")[0] + MADE_HERE_BYTES, 0)
+    finish(tmp_path / "demo", "demo", "Q8_0", "")
+    assert added_by_others([demo], tmp_path, SHARED, **keep) == (0, 0)
+    assert added_by_others([], tmp_path, SHARED, **keep) == (0, 0)
 
 
 def test_building_the_programs_counts(tmp_path: Path) -> None:
     how = {"keep_merged": True, "keep_unquantized": True}
-    with_tools = disk_peak(BIG, "m", tmp_path, ["Q8_0"], "shared", builds_tools=True, **how)
-    without = disk_peak(BIG, "m", tmp_path, ["Q8_0"], "shared", **how)
+    with_tools = disk_peak(BIG, "m", tmp_path, ["Q8_0"], SHARED, builds_tools=True, **how)
+    without = disk_peak(BIG, "m", tmp_path, ["Q8_0"], SHARED, **how)
     assert with_tools.needed - without.needed == TOOLS_BYTES

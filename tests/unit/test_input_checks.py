@@ -1,5 +1,6 @@
 """What is checked before work starts, and the disk that a build will need."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import pytest
 from played_server import playing
 
+import check_inputs as check_inputs_script
 from ollamake import input_checks
-from ollamake.disk_peak import DiskPeak
+from ollamake.disk_peak import TOOLS_BYTES, DiskPeak, Registration
 from ollamake.errors import OllamakeError
 from ollamake.free_memory import Memory
 from ollamake.input_checks import check_inputs
@@ -82,17 +84,131 @@ def test_files_that_do_not_stay(make_base: Callable[..., Path], tmp_path: Path, 
     assert peaks[1].stays < peaks[0].stays
 
 
-def test_a_choice_that_is_not_made_yet_counts_as_the_smallest(
+def test_a_choice_that_is_not_made_yet_counts_as_the_largest(
     make_base: Callable[..., Path], tmp_path: Path, peaks: list[DiskPeak]
 ) -> None:
     base = make_base()
-    found = check_inputs("m", spec(base, None, quantizations=["auto"]), tmp_path)
-    assert found["quantizations"] == ["Q2_K"]
-    assert "`auto` is counted as Q2_K" in found["assumed"]
-    assert check_inputs("m", spec(base, None, quantizations=["Q2_K"]), tmp_path)["assumed"] is None
+    found = check_inputs("m", spec(base, None, quantizations=["auto"]), tmp_path, {"chosen": []})
+    assert found["quantizations"] == ["Q8_0"]
+    assert "`auto` is counted as Q8_0, the largest" in found["assumed"]
+    assert check_inputs("m", spec(base, None, quantizations=["Q8_0"]), tmp_path)["assumed"] is None
     assert peaks[0] == peaks[1]
     found = check_inputs("m", spec(base, None, quantizations=["auto", "Q8_0", "Q2_K"]), tmp_path)
-    assert found["quantizations"] == ["Q2_K", "Q8_0"]
+    assert found["quantizations"] == ["Q8_0", "Q2_K"]
+
+
+def test_a_choice_that_a_plan_has_made(make_base: Callable[..., Path], tmp_path: Path, peaks: list[DiskPeak]) -> None:
+    base = make_base()
+    now = {"chosen": ["F16", "Q2_K"]}
+    found = check_inputs("m", spec(base, None, quantizations=["auto", "Q2_K"]), tmp_path, now)
+    assert found["quantizations"] == ["F16", "Q2_K"]
+    assert "as the plan that is there has it: F16, Q2_K" in found["assumed"]
+    check_inputs("m", spec(base, None, quantizations=["F16", "Q2_K"]), tmp_path)
+    assert peaks[0] == peaks[1]
+    # What is named is built as it is named, whatever a plan says.
+    assert check_inputs("m", spec(base, None, quantizations=["Q2_K"]), tmp_path, now)["quantizations"] == ["Q2_K"]
+
+
+def other_model(name: str, *kinds: str, weights: int = 340_000_000) -> dict[str, Any]:
+    return {"name": name, "base_bytes": weights, "quantizations": list(kinds)}
+
+
+def test_the_other_models_of_the_configuration(make_base: Callable[..., Path], tmp_path: Path) -> None:
+    asked = spec(make_base(), None, disk_gib=0.4, quantizations=["Q8_0"])
+    alone = check_inputs("m", asked, tmp_path / "results")
+    assert alone["disk_other_models_gb"] == 0
+    now = {"others": [other_model("n", "auto"), other_model("o", "Q8_0", "auto")]}
+    kept = 2 * (2 * 0.34 + 0.34 / 16 * 8.501)
+    with pytest.raises(
+        OllamakeError, match=rf"other models of this configuration: {kept + 0.04:.2f} GB.*allows 0.4 GiB"
+    ):
+        check_inputs("m", asked, tmp_path / "results", now)
+    found = check_inputs("m", asked | {"disk_gib": 2}, tmp_path / "results", now)
+    assert found["disk_other_models_gb"] == round(kept + 0.04, 2)
+    assert found["disk_needed_gb"] == alone["disk_needed_gb"]
+    found = check_inputs("m", asked | {"keep_merged": False, "keep_unquantized": False}, tmp_path / "results", now)
+    assert found["disk_other_models_gb"] == round(0.34 / 8 * 8.501 + 0.02, 2)
+
+
+def test_the_other_models_count_beside_one_that_a_rule_makes(tmp_path: Path, peaks: list[DiskPeak]) -> None:
+    made = str(tmp_path / "made")
+    asked = spec(tmp_path / "made", None, made_here=[made])
+    check_inputs("m", asked, tmp_path, {"others": [other_model("n", "Q8_0", weights=0)]})
+    assert peaks[0].others == peaks[0].needed == 100_000_000
+
+
+@pytest.mark.parametrize(
+    ("target", "marker", "registered"),
+    [
+        ("store", {"target": "store", "store": "STORE"}, True),
+        ("auto", {"target": "store", "store": "STORE"}, True),
+        ("store", {"target": "store", "store": "elsewhere"}, False),
+        ("auto", {"target": "server", "host": "http://127.0.0.1:1"}, False),
+        ("store", {"target": "server", "host": "http://127.0.0.1:1"}, False),
+    ],
+)
+def test_a_marker_of_another_place_counts_for_nothing(
+    make_base: Callable[..., Path],
+    tmp_path: Path,
+    peaks: list[DiskPeak],
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    marker: dict[str, str],
+    registered: bool,
+) -> None:
+    monkeypatch.setattr(input_checks, "same_filesystem", lambda *_folders: False)
+    asked = spec(make_base(), None, quantizations=["Q8_0"], target=target)
+    for name in ("m", "n"):
+        (tmp_path / f"{name}/gguf").mkdir(parents=True)
+        (tmp_path / f"{name}/gguf/{name}.Q8_0.gguf").touch()
+        (tmp_path / f"{name}/ollama/Q8_0").mkdir(parents=True)
+        said = {key: asked["store"] if value == "STORE" else value for key, value in marker.items()}
+        (tmp_path / f"{name}/ollama/Q8_0/registered.json").write_text(json.dumps(said))
+    check_inputs("m", asked, tmp_path, {"others": [other_model("n", "Q8_0")]})
+    assert (peaks[0].in_store == 0, peaks[0].others_in_store == 0) == (registered, registered)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_auto_is_the_server_that_answers(
+    make_base: Callable[..., Path],
+    tmp_path: Path,
+    peaks: list[DiskPeak],
+    monkeypatch: pytest.MonkeyPatch,
+    answers: bool,
+) -> None:
+    monkeypatch.delenv("OLLAMA_MODELS", raising=False)
+    with playing() as server:
+        host = server.address
+        asked = spec(make_base(), None, quantizations=["Q8_0"], target="auto", host=host if answers else "127.0.0.1:1")
+        (tmp_path / "m/gguf").mkdir(parents=True)
+        (tmp_path / "m/gguf/m.Q8_0.gguf").touch()
+        (tmp_path / "m/ollama/Q8_0").mkdir(parents=True)
+        marker = tmp_path / "m/ollama/Q8_0/registered.json"
+        marker.write_text(json.dumps({"target": "server", "host": OllamaServer(host).address}))
+        check_inputs("m", asked, tmp_path)
+        marker.write_text(json.dumps({"target": "store", "store": asked["store"]}))
+        check_inputs("m", asked, tmp_path)
+    # A store on the same disk shares the file.
+    assert [peak.needed > 0 for peak in peaks] == [False, answers]
+
+
+def test_programs_that_are_built_already(
+    make_base: Callable[..., Path], tmp_path: Path, peaks: list[DiskPeak], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(input_checks, "require_compiler", lambda: asked.append(1))
+    base = make_base()
+    cases = [(True, {}), (True, {"builds_llama_cpp": True}), (True, {"builds_llama_cpp": False})]
+    cases += [(False, {"builds_llama_cpp": True}), (False, {})]
+    for needed, now in cases:
+        check_inputs("m", spec(base, None, compiler_needed=needed), tmp_path, now)
+    assert len(asked) == 2
+    least = peaks[-1].needed
+    assert [peak.needed - least for peak in peaks] == [TOOLS_BYTES, TOOLS_BYTES, 0, 0, 0]
+    made = spec(base, None, compiler_needed=True, made_here=[str(base)])
+    check_inputs("m", made, tmp_path, {"builds_llama_cpp": False})
+    check_inputs("m", made, tmp_path)
+    assert peaks[-1].needed - peaks[-2].needed == TOOLS_BYTES
 
 
 @pytest.mark.parametrize(
@@ -116,11 +232,13 @@ def test_where_the_registered_weights_go(
     if models:
         monkeypatch.setenv("OLLAMA_MODELS", models)
     server = None if address is None else OllamaServer(address)
-    assert input_checks._registration(server, tmp_path / "store", tmp_path / "results") == counted
+    found = input_checks._registration(server, tmp_path / "store", tmp_path / "results")
+    place = ("store", str(tmp_path / "store")) if server is None else ("server", server.address)
+    assert found == Registration(counted, *place)
 
 
 def test_a_store_on_another_filesystem_is_a_copy(tmp_path: Path) -> None:
-    assert input_checks._registration(None, Path("/proc/store"), tmp_path / "results") == "copy"
+    assert input_checks._registration(None, Path("/proc/store"), tmp_path / "results").way == "copy"
 
 
 def test_a_machine_without_memory_for_the_largest_job(
@@ -290,3 +408,21 @@ def test_a_specification_by_hand_that_lacks_a_key() -> None:
         with pytest.raises(OllamakeError, match=f"--spec lacks {key}$"):
             input_checks.refuse_incomplete({other: None for other in spec(Path("b"), None) if other != key})
     input_checks.refuse_incomplete(spec(Path("b"), None))
+
+
+def test_what_is_so_now_with_a_key_that_is_not_known() -> None:
+    complete = spec(Path("b"), None)
+    input_checks.refuse_incomplete(complete, {"chosen": [], "builds_llama_cpp": True, "others": [other_model("n")]})
+    with pytest.raises(OllamakeError, match="--now has keys that are not known: choosen"):
+        input_checks.refuse_incomplete(complete, {"choosen": []})
+    with pytest.raises(OllamakeError, match="--now: a model of `others` lacks base_bytes, quantizations"):
+        input_checks.refuse_incomplete(complete, {"others": [{"name": "n"}]})
+
+
+def test_the_entry_point(make_base: Callable[..., Path], tmp_path: Path) -> None:
+    output = tmp_path / "results/m/inputs.json"
+    asked = ["--model", "m", "--spec", json.dumps(spec(make_base(), None)), "--output", str(output)]
+    check_inputs_script.main(asked)
+    assert json.loads(output.read_text())["disk_other_models_gb"] == 0
+    check_inputs_script.main([*asked, "--now", json.dumps({"others": [other_model("n", "auto")]})])
+    assert json.loads(output.read_text())["disk_other_models_gb"] > 0.34

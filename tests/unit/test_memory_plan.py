@@ -551,10 +551,18 @@ def test_entry_point_writes_the_plan(tmp_path: Path, caplog: pytest.LogCaptureFi
             "outtype",
         ),
         *("unquantized_bytes", "asked", "hardware", "budgets", "memory", "rows", "recommendation", "no_recommendation"),
-        *("num_ctx", "transformers", "warnings", "alternatives"),
+        *("num_ctx", "transformers", "warnings", "alternatives", "with_imatrix"),
     }
 
 
 def test_an_adapter_that_is_left_out_is_named() -> None:
     (warning,) = plan(left_out={"adapters": True})["warnings"]
     assert warning.startswith("models.m: planned without its adapter")
+
+
+def test_sizes_that_an_importance_matrix_changes_are_judged_too() -> None:
+    ghost = qwen_32b()
+    ghost["with_imatrix"] = {"Q4_K_M": ghost["types"]["Q4_K_M"] | {"imatrix": True, "bytes": 19_000_000_000}}
+    (found,) = plan(ghost)["with_imatrix"]
+    assert (found["type"], found["bytes"], found["imatrix"]) == ("Q4_K_M", 19_000_000_000, True)
+    assert found["quality"]["kld"] < row(plan(ghost), "Q4_K_M")["quality"]["kld"]

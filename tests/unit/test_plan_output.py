@@ -63,6 +63,11 @@ def printed(plan: dict[str, Any], width: int = 200, **options: Any) -> str:
     return output.getvalue()
 
 
+def plain(markdown: str) -> str:
+    """Return a Markdown text as another program shows it, in one line."""
+    return words("".join(ElementTree.fromstring(f"<r>{PARSER.render(markdown)}</r>").itertext()))
+
+
 def words(text: str) -> str:
     return " ".join(text.split())
 
@@ -248,7 +253,7 @@ def test_a_cache_that_is_not_possible_with_some_slots(refused: dict[str, str], s
         for row in plan["rows"]:
             for fit in row.get("fits", ()):
                 fit["largest_context"] |= {"q8_0": None}
-    assert sentence in printed(plan, width=400)
+    assert sentence in plain(plan_markdown(plan))
     found, _, memory, *_ = tables(plan_markdown(plan))
     assert ({row["largest context, q8_0"] for row in found} == {"-"}) == (str(parallel) in refused)
     assert {row["slots"] for row in memory if row["KV q8_0"] == "-"} == set(refused)
@@ -309,11 +314,11 @@ def test_alternatives() -> None:
 def test_an_estimate_and_a_formula_are_called_so() -> None:
     plan = sample_plan() | {"exact": False}
     plan["memory"] |= {"source": "formula", "reason": "llama-fit-params failed: it said nothing (exit code 3)"}
-    text = printed(plan, width=400)
+    text = plain(plan_markdown(plan))
     assert "sizes are estimated, good to 0.1 %" in text
     assert "by formula; compute buffers are good to 3 % and 16 MiB. llama-fit-params failed: it said nothing" in text
     del plan["memory"]["reason"]
-    assert "16 MiB. llama-fit-params was not asked." in printed(plan, width=400)
+    assert "16 MiB. llama-fit-params was not asked." in plain(plan_markdown(plan))
 
 
 def test_nothing_in_a_name_is_markup() -> None:
@@ -535,6 +540,7 @@ def test_a_plan_as_it_is_really_made(memory: bool) -> None:
         "hardware": {"gpus": sample["hardware"]["gpus"], "ram_gib": 64.0},
         "host": None,
         "quantizations": ["Q4_K_M"],
+        "left_out": {},
     }
     plan = memory_plan("rag-finetuned", ghost, [ghost], spec)
     assert plan.keys() == sample.keys()
@@ -549,3 +555,12 @@ def test_a_plan_as_it_is_really_made(memory: bool) -> None:
         assert [row["total GiB at 8,192"] for row in table] == [
             row["total GiB at 8,192"] for row in tables(plan_markdown(sample))[0]
         ]
+
+
+def test_what_an_importance_matrix_changes() -> None:
+    plan = sample_plan()
+    assert "With an importance matrix" not in plan_markdown(plan)
+    (iq4,) = [row for row in plan["rows"] if row["type"] == "IQ4_XS"]
+    plan["with_imatrix"] = [iq4 | {"imatrix": True, "bytes": 17_693_154_368}]
+    found = tables(plan_markdown(plan))[1]
+    assert [(row["type"], row["importance matrix"], row["file GB"]) for row in found] == [("IQ4_XS", "used", "17.69")]

@@ -48,7 +48,9 @@ def test_what_is_asked_where_only_a_useless_context_fits() -> None:
     narrow = [gpu((32414 + 206 + 400) / 1024 + 1 + 500 / 1024, "narrow")]
     tokens, origin = auto("Q8_0", gpus=narrow)
     assert tokens == 8192
-    assert origin.startswith("by the plan, what is asked (plan.context); Q8_0 with it needs 1.6 GiB more than narrow has, ")
+    assert origin.startswith(
+        "by the plan, what is asked (plan.context); Q8_0 with it needs 1.6 GiB more than narrow has, "
+    )
     assert origin.endswith(" of its 65 layers fit on the GPU")
     tokens, origin = auto("F16", context=10**5, gpus=[])
     assert tokens == 32768
