@@ -273,5 +273,6 @@ def _offline_message(reference: str, reason: str, shipped: Path, cached: Path) -
     meant = f" Did you mean {close[0]}?" if close else ""
     return (
         f"{reference}: there is no such folder here (looked from {Path.cwd()}), and of the hub: {reason.rstrip('.')}. The"
-        f" local cache of downloads does not have all of the model either.{meant} Shapes that are here: {shapes}. Give one of these or a model's folder as `base`, or run again when the hub answers."
+        f" local cache of downloads does not have all of the model either.{meant} Shapes that are here: {shapes}."
+        " Give one of these or a model's folder as `base`, or run again when the hub answers."
     )
