@@ -68,7 +68,7 @@ def _planned(
     fits = f"{row['type']} fits {budget.name} with it ({cache_words(asked)})"
     if largest == memory.trained:
         return {"tokens": largest, "reason": f"the length the model was trained for; {fits}"}
-    if largest == memory.limit:
+    if largest == memory.longest(asked.kv_cache):
         return {"tokens": largest, "reason": f"the largest that was measured; {fits}"}
     return {
         "tokens": largest,

@@ -183,3 +183,43 @@ def test_the_hub_cannot_be_reached(fresh: Build, tmp_path: Path, monkeypatch: py
     assert "offline" in done.stdout
     assert "Qwen/Qwen2.5-32B-Instruct" in done.stdout, "the shapes that are here"
     assert "Traceback" not in done.stdout
+
+
+def test_an_architecture_that_llama_cpp_does_not_know(fresh: Build, tmp_path: Path) -> None:
+    """The converter's own word, once, before anything is merged; whether a plan is asked for or everything."""
+    for name in ("base", "adapter"):
+        shutil.copytree(fresh.folder / name, tmp_path / name)
+    config = tmp_path / "base/config.json"
+    changed = json.loads(config.read_text(encoding="utf-8")) | {"architectures": ["FooForCausalLM"]}
+    config.write_text(json.dumps(changed), encoding="utf-8")
+    build = Build(tmp_path, json.loads(json.dumps(fresh.config)))
+    build.write_config()
+    for target in ("plan", "all"):
+        done = run_snakemake("--configfile", "mine.yaml", "--cores", "2", target, folder=tmp_path)
+        assert done.returncode == 1
+        said = done.stdout[done.stdout.rindex("measure_ghost failed") :]
+        assert "FooForCausalLM" in said
+        assert "Traceback" not in done.stdout
+        assert not list((tmp_path / "results/small").glob("*/*.safetensors")), "said before the heavy jobs"
+
+
+def test_a_chosen_type_that_does_not_fit_is_said_at_the_end(build: Build) -> None:
+    build.config["hardware"]["gpus"] = [{"name": "tiny", "memory_gib": 1.49}]
+    build.write_config()
+    said = build.run("--cores", "2", "all")
+    assert "small, warning of its plan: Q8_0 does not fit tiny, " in said[said.index("steps (100%) done") :]
+
+
+def test_without_llama_fit_params_a_formula_takes_its_place(build: Build, programs: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(programs, other, symlinks=True)
+    (other / "bin/llama-fit-params").unlink()
+    measured = plan_of(build)
+    build.config["tools"]["llama_cpp"] = str(other)
+    build.write_config()
+    assert "by formula" in build.run("--cores", "2", "plan")
+    computed = plan_of(build)
+    assert (measured["memory"]["source"], computed["memory"]["source"]) == ("llama-fit-params", "formula")
+    for one, two in zip(measured["memory"]["rows"], computed["memory"]["rows"], strict=True):
+        assert one["kv_mib"] == two["kv_mib"]
+        assert abs(one["compute_mib"] - two["compute_mib"]) <= 16 + 0.03 * one["compute_mib"]
