@@ -112,8 +112,11 @@ BUILD_JOBS = CONFIG.threads or 0  # 0: as many as the job may use cores
 # What is null in the configuration is the environment's, so that another OLLAMA_HOST counts as a change.
 PLACE = {"target": CONFIG.target, "host": CONFIG.host or os.environ.get("OLLAMA_HOST"), "store": CONFIG.store}
 # Models whose base is not here, but may be on the hub: they can be planned, not built.
-AWAITED = [name for name, model in CONFIG.models.items() if is_hub_id(model.base) and not os.path.exists(model.base)]
-AWAITED = [name for name in AWAITED if CONFIG.models[name].base not in MADE_HERE]
+AWAITED = [
+    name
+    for name, model in CONFIG.models.items()
+    if is_hub_id(model.base) and model.base not in MADE_HERE and not os.path.exists(model.base)
+]
 BUILT = [name for name in CONFIG.models if name not in AWAITED]
 NSHARDS = {name: len(sources_of(name)[0][0]) for name in BUILT}
 # Shapes to plan that are no merge of ours: bases that are not here, and alternatives.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf import GGUFReader
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader
 from ghost_models import CONVERTER, FAMILIES, SmallModel
 from snakemake_runs import REPOSITORY
 
@@ -90,6 +91,28 @@ def test_sizes_are_those_of_the_files_to_the_byte(
         if size != sizes.get("bytes", sizes.get("refused"))
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in ALL_WRITTEN])
+def test_slow_types_are_those_that_the_file_itself_would_get(
+    family: str, measured: Callable[[str], Measured], programs: Programs
+) -> None:
+    """What is not written above: llama-quantize says of the file with weights what it says of the one without."""
+    one = measured(family)
+    shapes = {tensor.name: tuple(map(int, tensor.shape[::-1])) for tensor in GGUFReader(one.gguf).tensors}
+    imatrix = one.gguf.with_name("slow.imatrix.gguf")
+    write_ghost_imatrix(imatrix, list(shapes.items()))
+    for name in sorted(SLOW):
+        sizes = one.ghost["types"][name]
+        argument = type_argument(name, one.ghost["outtype"])
+        found = types_by_dry_run(programs.quantize, one.gguf, argument, imatrix if sizes["imatrix"] else None)
+        assert not isinstance(found, str), found
+        assert found.types.keys() == shapes.keys()
+        padded = 0
+        for tensor, kind in found.types.items():
+            elements, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
+            padded += -(-math.prod(shapes[tensor]) // elements * size // 32) * 32
+        assert padded == sum(sizes["block_bytes"]) + sizes["other_bytes"] + sizes["embedding_bytes"]
 
 
 def quantized_size(program: Path, one: Measured, name: str, sizes: dict[str, Any]) -> int | str:
