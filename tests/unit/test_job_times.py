@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import estimate_times
 from ollamake.job_times import NEWEST, estimate, in_words, merge_kind, throughput, times_of_build
 from ollamake.quantization_types import QUANTIZATION_TYPES
 
@@ -164,15 +163,13 @@ def ghost() -> dict[str, Any]:
     }
 
 
-def test_the_times_of_a_build_are_a_file(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_times_of_a_build_are_a_file(machine: Machine, tmp_path: Path) -> None:
     machine.merged("m", "00001-of-00001", 4 * GB, 42.0)
     machine.converted("m", 4 * GB, 27.5)
     machine.quantized("m", "Q4_K_M", 2 * GB, 57.0)
     (tmp_path / "ghost.json").write_text(json.dumps(ghost()))
-    script = Path(__file__).parents[2] / "scripts/estimate_times.py"
     arguments = ["--ghost", tmp_path / "ghost.json", "--benchmarks", machine.benchmarks, "--results", machine.results]
-    monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments), "--output", str(tmp_path / "times.json")])
-    runpy.run_path(str(script), run_name="__main__")
+    estimate_times.main([*map(str, arguments), "--output", str(tmp_path / "times.json")])
     times = json.loads((tmp_path / "times.json").read_text())
     assert times == times_of_build(ghost(), machine.found())
     assert [one["job"] for one in times["shared"]] == ["merge_shard", "convert_to_gguf"]
