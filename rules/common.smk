@@ -13,6 +13,7 @@ import sys
 import time
 from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
@@ -29,6 +30,7 @@ from ollamake.file_digest import sha256_of
 from ollamake.imported_modules import modules_used_by
 from ollamake.llama_cpp_programs import find_converter, find_program, program_identity
 from ollamake.llama_cpp_source import VERSION as LLAMA_CPP_VERSION
+from ollamake.memory_plan import is_here
 from ollamake.ollama_server import OllamaServer
 from ollamake.planned_quantization import quantization_of_plan
 from ollamake.quantization_types import QUANTIZATION_TYPES
@@ -520,11 +522,20 @@ def quantizations_named():
     return sorted({quant for model in CONFIG.models.values() for quant in model.quantizations})
 
 
+def server_elsewhere():
+    """Return the address of the Ollama server if it is another machine's."""
+    if CONFIG.target == "store" or not PLACE["host"]:
+        return None
+    address = OllamaServer(PLACE["host"]).address
+    return None if is_here(urlsplit(address).hostname or "") else address
+
+
 def memory_spec(wildcards):
     gpus, ram_gib = CONFIG.hardware["gpus"], CONFIG.hardware["ram_gib"]
     hardware = {"gpus": gpus, "ram_gib": ram_gib}
-    host = None if CONFIG.target == "store" else PLACE["host"]
     left_out = {"adapters": True} if wildcards.model in AWAITED and CONFIG.models[wildcards.model].adapters else {}
+    # Where hardware is given it does not matter where the server is, nor which of this machine's it is.
+    host = server_elsewhere() if gpus is None else None
     return spec(asked=CONFIG.asked, hardware=hardware, host=host, left_out=left_out)
 
 

@@ -122,7 +122,7 @@ def _server_warnings(hardware: Hardware, host: str | None, asked: Asked) -> list
     warnings = []
     if hardware.source == "detected" and host is not None:
         address = OllamaServer(host).address
-        if not _is_here(urlsplit(address).hostname or ""):
+        if not is_here(urlsplit(address).hostname or ""):
             warnings.append(
                 f"hardware: detected where Snakemake runs, but the Ollama server is {address}; set hardware.gpus and"
                 " hardware.ram_gib to what that machine has"
@@ -139,7 +139,8 @@ def _server_warnings(hardware: Hardware, host: str | None, asked: Asked) -> list
     return warnings
 
 
-def _is_here(name: str) -> bool:
+def is_here(name: str) -> bool:
+    """Return whether a host's name or address is this machine's."""
     if name.lower() in ("localhost", socket.gethostname().lower()):
         return True
     try:

@@ -234,7 +234,9 @@ def test_twenty_models_of_five_quantizations(registrar: Kind, registered: Regist
     five = ["Q4_K_M", "Q8_0", "F16", "Q5_K_M", "Q6_K"]
     build = Build(tmp_path / "many", json.loads(json.dumps(registered.build.config)))
     shutil.copytree(registered.build.folder / "base", build.folder / "base")
-    shared = {"base": "base", "quantizations": five}
+    # Without num_ctx by the plan: registrations are what is tried, not twenty plans.
+    settings = {"parameters": {"num_ctx": None}}
+    shared = {"base": "base", "quantizations": five, "ollama": settings}
     with registrar.serving(tmp_path / "server") as server:
         build.config["ollama"]["host"] = server.address
         build.config["models"] = {"m00": shared}
@@ -249,7 +251,7 @@ def test_twenty_models_of_five_quantizations(registrar: Kind, registered: Regist
                 file.rename(file.with_name(file.name.replace("m00", name)))
         build.config["models"] = {f"m{number:02d}": shared for number in range(count)}
         for model in list(build.config["models"])[1:]:
-            build.config["models"][model] = shared | {"ollama": {"system": f"You are {model}."}}
+            build.config["models"][model] = shared | {"ollama": settings | {"system": f"You are {model}."}}
         build.write_config()
         markers = [f"results/{name}/ollama/{kind}/registered.json" for name in build.config["models"] for kind in five]
         # What was copied has no history: by the times of files alone it is up to date.
