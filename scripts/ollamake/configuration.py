@@ -21,7 +21,15 @@ from ollamake.hardware import checked_settings
 from ollamake.ollama_name import registered_name
 from ollamake.ollama_parameters import checked_parameters
 from ollamake.published_quality import CANDIDATES
-from ollamake.quantization_types import QUANTIZATION_TYPES, UNQUANTIZED
+from ollamake.quality_configuration import (
+    NOT_MEASURED,
+    DomainText,
+    Quality,
+    calibration_of,
+    quality_of,
+    refuse_without_imatrix,
+)
+from ollamake.quantization_types import UNQUANTIZED
 from ollamake.source_files import is_hub_id
 
 AUTO = "auto"
@@ -73,6 +81,11 @@ class Model:
     registered_names: dict[str, str]
     """Quantization -> name in Ollama; of an automatic model for every type that may be chosen."""
     answers: Answers
+    calibration: DomainText
+    """What the importance matrix is computed from."""
+    quality: Quality
+    measured_base: str | None = None
+    """Name of the model that is this one's base, where it is measured against the fine-tune."""
     compare: tuple[str, ...] = ()
     """What `answers.compare` says."""
     is_derived: bool = False
@@ -196,29 +209,38 @@ def _with_defaults(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any
 
 
 def with_bases(models: Mapping[str, Model]) -> dict[str, Model]:
-    """Add the bases that `answers.compare` asks for and that are not among the models anyway."""
+    """Add the bases that `answers.compare` and `quality.base` ask for and that are not among the models anyway."""
     result = dict(models)
     for name, model in models.items():
-        if "base" not in model.compare or not model.adapters or model.answers.questions is None:
+        asked = "base" in model.compare and bool(model.adapters) and model.answers.questions is not None
+        measured = model.quality.is_measured and model.quality.base
+        if not asked and not measured:
             continue
         base = next((other for other in result.values() if other.base == model.base and not other.adapters), None)
-        if base is None:
-            base = _base_of(model)
-            if base.name in result:
+        if base is None or (asked and base.is_derived and not (base.quantizations or base.is_automatic)):
+            derived = _base_of(model, registered=asked)
+            if base is None and derived.name in result:
+                key = "answers.compare: [base]" if asked else "quality.base: true"
                 raise OllamakeError(
-                    f"models.{base.name}: this name is taken by the base of models.{name} (answers.compare: [base]), but has"
+                    f"models.{derived.name}: this name is taken by the base of models.{name} ({key}), but has"
                     " another base or an adapter. Give it another name."
                 )
+            base = replace(derived, name=base.name) if base else derived
             result[base.name] = base
-        first = None if base.is_automatic else base.quantizations[0]
-        answers = replace(model.answers, base=(base.name, first))
-        result[name] = replace(model, answers=answers)
+        if asked:
+            first = None if base.is_automatic else base.quantizations[0]
+            result[name] = model = replace(model, answers=replace(model.answers, base=(base.name, first)))
+        if measured:
+            result[name] = replace(model, measured_base=base.name)
     return result
 
 
-def _base_of(model: Model) -> Model:
-    """Return the model without its adapters, in its first quantization, for a comparison of answers."""
-    name, quantizations = f"{model.name}-base", () if model.is_automatic else model.quantizations[:1]
+def _base_of(model: Model, *, registered: bool) -> Model:
+    """Return the model without its adapters, for a comparison: in the first quantization if answers are compared, else only
+    unquantized."""
+    automatic = model.is_automatic and registered
+    quantizations = model.quantizations[:1] if registered and not automatic else ()
+    name = f"{model.name}-base"
     key = f"models.{model.name}.answers.compare"
     return replace(
         model,
@@ -227,12 +249,15 @@ def _base_of(model: Model) -> Model:
         quantizations=quantizations,
         registered_names={
             quantization: registered_name(name, quantization, [quantization], key)
-            for quantization in quantizations or AUTOMATIC
+            for quantization in (AUTOMATIC if automatic else quantizations)
         },
         template_differs="warn",
         answers=replace(model.answers, questions=None, unquantized=None),
+        calibration=DomainText(),
+        quality=NOT_MEASURED,
         compare=(),
         is_derived=True,
+        is_automatic=automatic,
     )
 
 
@@ -256,8 +281,15 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
         unquantized = None  # It is among those that the user wants anyway, and judged as they are.
     elif unquantized is not None:
         quantizations += (unquantized,)
+    calibration = calibration_of(filled, key)
     for quantization in quantizations:
-        _refuse_without_imatrix(quantization, f"{key}.quantizations")
+        refuse_without_imatrix(quantization, f"{key}.quantizations", calibration)
+    adapters = _adapters(filled, key)
+    quality = quality_of(
+        filled, key, quantizations=quantizations, has_adapter=bool(adapters), has_questions=bool(answers["questions"])
+    )
+    for quantization in quality.compare:
+        refuse_without_imatrix(quantization, f"{key}.quality.compare", calibration)
     # How many there are decides on the name: of an automatic model one is chosen.
     count = (AUTO, *quantizations) if automatic else quantizations
     parameters = dict(ollama["parameters"])
@@ -268,7 +300,7 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
     return Model(
         name=name,
         base=_folder(filled["base"]),
-        adapters=_adapters(filled, key),
+        adapters=adapters,
         quantizations=quantizations,
         system=text_of(ollama["system"], f"{key}.ollama.system"),
         template=text_of(ollama["template"], f"{key}.ollama.template") or "auto",
@@ -281,11 +313,13 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
         },
         answers=Answers(
             questions=None if answers["questions"] is None else _folder(answers["questions"]),
-            min_score=float(answers["min_score"]),
+            min_score=float(answers["min_score"] if quality.min_answers is None else quality.min_answers),
             max_tokens=answers["max_tokens"],
             unquantized=unquantized,
             base=None,
         ),
+        calibration=calibration,
+        quality=quality,
         compare=tuple(answers["compare"]),
         is_automatic=automatic,
         plans_num_ctx=plans_num_ctx,
@@ -340,21 +374,6 @@ def _alternative(base: str) -> str:
             " is here can be planned as a model of its own: give it under `models`."
         )
     return base
-
-
-def _refuse_without_imatrix(quantization: str, key: str) -> None:
-    kind = QUANTIZATION_TYPES[quantization]
-    if not kind.needs_imatrix:
-        return
-    others = [
-        name
-        for name, other in sorted(QUANTIZATION_TYPES.items(), key=lambda item: item[1].bits_per_weight)
-        if not other.needs_imatrix and other.bits_per_weight >= kind.bits_per_weight
-    ]
-    raise OllamakeError(
-        f"{key}: {quantization} can only be made with an importance matrix, which ollamake does not compute."
-        f" The next larger types that need none: {', '.join(others[:3])}."
-    )
 
 
 def _refuse_shared_names(models: Iterable[Model]) -> None:
