@@ -14,7 +14,7 @@ from ollamake.atomic_write import temporary_beside, write_json
 from ollamake.errors import run
 from ollamake.free_disk import require_free_disk
 from ollamake.gguf_quantization import quantize, type_argument
-from ollamake.gguf_record import estimated_size, gguf_record
+from ollamake.gguf_record import estimated_size, gguf_record, importance_of
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -26,17 +26,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="the quantized GGUF")
     parser.add_argument("--record", type=Path, required=True, help="what it is, as JSON")
     parser.add_argument("--threads", type=int, required=True, help="threads of llama-quantize")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--imatrix", type=Path, nargs="?", help="importance matrix of that GGUF, for types that use one"
+    )
+    parser.add_argument("--imatrix-record", type=Path, nargs="?", help="its record; with --imatrix")
+    args = parser.parse_args(argv)
+    if (args.imatrix is None) is not (args.imatrix_record is None):
+        parser.error("--imatrix and --imatrix-record need each other")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     source = json.loads(args.source_record.read_text(encoding="utf-8"))
+    made_with = {} if args.imatrix is None else importance_of(args.imatrix_record, args.type, source)
     require_free_disk(args.output.parent, estimated_size(source, args.type), f"the {args.type} GGUF")
     with temporary_beside(args.output) as temporary:
-        quantize(args.program, args.gguf, temporary, type_argument(args.type, source["type"]), args.threads)
+        quantize(
+            args.program, args.gguf, temporary, type_argument(args.type, source["type"]), args.threads, args.imatrix
+        )
         record = gguf_record(temporary, args.output.name, args.type)
-    write_json(args.record, record | {"source_sha256": source["sha256"]})
+    write_json(args.record, record | {"source_sha256": source["sha256"]} | made_with)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import subprocess
 from collections import deque
 from pathlib import Path
 
+from gguf import GGUFReader
+
 from ollamake.errors import OllamakeError
 from ollamake.progress import progress_bar
 from ollamake.quantization_types import UNQUANTIZED
@@ -25,19 +27,28 @@ def type_argument(quantization: str, source_type: str) -> str:
     return "COPY" if quantization in UNQUANTIZED and quantization == source_type else quantization
 
 
-def quantize(program: Path, source: Path, output: Path, argument: str, threads: int) -> None:
+def quantize(
+    program: Path, source: Path, output: Path, argument: str, threads: int, imatrix: Path | None = None
+) -> None:
     """Run llama-quantize on ``source`` and write ``output``.
 
-    Paths are given absolute: llama-quantize takes an output name that begins with a digit for a type. Raises
+    Paths are given absolute: llama-quantize takes an output name that begins with a digit for a type. It writes the path of
+    an importance matrix into the file, so that it runs in the matrix's folder, and gets the name alone. Raises
     OllamakeError with its last lines when it fails or writes nothing.
     """
     command = [str(program.resolve()), "--max-buffer-size", str(MAX_BUFFER_MIB)]
+    command += ["--imatrix", imatrix.name] if imatrix is not None else []
     command += [str(source.resolve()), str(output.absolute()), argument, str(threads)]
     last_lines: deque[str] = deque(maxlen=30)
     with (
         progress_bar(0, f"quantizing to {argument}", unit=" tensors") as progress,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+            command,
+            cwd=None if imatrix is None else imatrix.absolute().parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
         ) as child,
     ):
         assert child.stdout is not None
@@ -51,3 +62,23 @@ def quantize(program: Path, source: Path, output: Path, argument: str, threads: 
             f"{program.name} failed on {source} (type {argument}, exit code {child.returncode}):\n"
             + "".join(last_lines).rstrip()
         )
+    if imatrix is not None:
+        order_as_copied(output)
+
+
+def order_as_copied(path: Path) -> None:
+    """Bring the metadata of a GGUF in the order that llama-quantize's COPY gives them, in place.
+
+    It sets version and type of the quantization last, but for what it says of an importance matrix; when it copies the file,
+    that is among the rest. Ollama copies a file in this way at create, and its sha256 must not change by that.
+    """
+    fields = GGUFReader(path).fields
+    last = [fields["general.quantization_version"], fields["general.file_type"]]
+    begin = last[0].offset
+    behind = [field for field in fields.values() if field.offset > last[1].offset]
+    sizes = [sum(int(part.nbytes) for part in field.parts) for field in (*last, *behind)]
+    with path.open("r+b") as file:
+        file.seek(begin)
+        found = file.read(sum(sizes))
+        file.seek(begin)
+        file.write(found[sum(sizes[:2]) :] + found[: sum(sizes[:2])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,25 @@ def gguf_record(path: Path, name: str, kind: str) -> dict[str, Any]:
         "parameters": parameters,
         "bits_per_weight": round(8 * size / parameters, 3),
     }
+
+
+def importance_of(file: Path, kind: str, source: dict[str, Any]) -> dict[str, Any]:
+    """Return what the record of a quantization says of the importance matrix it is made with: its sha256 and chunks.
+
+    ``file`` is the matrix's record, ``source`` that of the unquantized GGUF. Raises OllamakeError if the matrix is of another
+    GGUF, or the type makes no use of one.
+    """
+    matrix = json.loads(file.read_text(encoding="utf-8"))
+    if not QUANTIZATION_TYPES[kind].uses_imatrix:
+        raise OllamakeError(
+            f"{file}: llama-quantize makes no use of an importance matrix for {kind}; leave --imatrix out."
+        )
+    if matrix["source_sha256"] != source["sha256"]:
+        raise OllamakeError(
+            f"{file}: expected an importance matrix of the GGUF with sha256 {source['sha256']}, found one of"
+            f" {matrix['source_sha256']}. Run Snakemake again to have the matrix made anew."
+        )
+    return {"imatrix": {"sha256": matrix["sha256"], "chunks": matrix["chunks"]}}
 
 
 def estimated_size(source: dict[str, Any], kind: str) -> int:

@@ -20,12 +20,10 @@ from typing import Any
 from ollamake import ghost_process
 from ollamake.errors import OllamakeError
 from ollamake.gguf_conversion import model_name, run_converter_process
+from ollamake.importance_sizes import IMATRIX_DATASET
 
-IMATRIX_FILE = "imatrix.gguf"
-IMATRIX_DATASET = "calibration.txt"
 IMATRIX_CHUNKS = 100
-"""What is assumed of an importance matrix. llama-quantize writes its path and data set into the file, so that a file with
-one is longer or shorter by as many bytes as these are; it cuts both at 127."""
+"""What is assumed of an importance matrix; any number takes as many bytes."""
 
 _DRY_RUN = re.compile(
     r"^\[ *\d+/ *\d+\] (?P<name>\S+) +- \[[^]]*\], type = +(?P<old>\w+), size = +[\d.]+ MiB"
@@ -165,19 +163,6 @@ def write_ghost_imatrix(path: Path, tensors: Iterable[tuple[str, tuple[int, ...]
 def has_importance(name: str, shape: Sequence[int]) -> bool:
     """Whether llama-imatrix collects figures of a tensor: a matrix that activations are multiplied with."""
     return len(shape) > 1 and name.endswith(".weight") and name not in ("token_embd.weight", "output.weight")
-
-
-def imatrix_metadata_bytes() -> int:
-    """Return what llama-quantize adds to the key-value section for an importance matrix (tools/quantize/quantize.cpp).
-
-    A key has its length (8 bytes), itself, its type (4); text has its length and itself, a number 4 bytes.
-    """
-    texts = {"file": IMATRIX_FILE, "dataset": IMATRIX_DATASET}
-    numbers = ("entries_count", "chunks_count")
-    key = len("quantize.imatrix.") + 12
-    return sum(key + len(name) + 8 + len(text) for name, text in texts.items()) + sum(
-        key + len(name) + 4 for name in numbers
-    )
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:

@@ -19,13 +19,13 @@ from ollamake.ghost import (
     REPAIR,
     DryRun,
     Ghost,
-    imatrix_metadata_bytes,
     make_ghost,
     memory_by_fit_params,
     types_by_dry_run,
     write_ghost_imatrix,
 )
 from ollamake.ghost_checkpoint import Tensor, ghost_of_merge, ghost_of_shape, tensors_of_merge, tensors_of_shape
+from ollamake.importance_sizes import IMATRIX_FILE, imatrix_metadata_bytes
 from ollamake.llama_cpp_source import usable_cores
 from ollamake.memory_formula import KV_BITS, memory_by_formula
 from ollamake.quantization_types import QUANTIZATION_TYPES
@@ -152,6 +152,7 @@ class _File:
             "unquantized_bytes": start
             + sum(self._tensor_bytes(name, kind) for name, (kind, _) in ghost.tensors.items()),
             "metadata_bytes": start,
+            "table_end": self._table_end(squeezed=True),
             "largest_tensor": max(math.prod(shape) for _, shape in ghost.tensors.values()),
         }
 
@@ -166,7 +167,9 @@ class _File:
                 blocks[number] += size
             elif name != _EMBEDDING:
                 other += size
-        total = self._start(squeezed=True, more=imatrix_metadata_bytes() if imatrix else 0) + sum(sizes.values())
+        total = self._start(squeezed=True, more=imatrix_metadata_bytes(IMATRIX_FILE) if imatrix else 0) + sum(
+            sizes.values()
+        )
         return {
             "imatrix": imatrix,
             "bytes": total,
@@ -182,7 +185,11 @@ class _File:
         return _padded(math.prod(self.ghost.tensors[name][1]) // elements * size)
 
     def _start(self, *, squeezed: bool, more: int = 0) -> int:
-        """Return the offset of the first tensor; llama-quantize leaves out dimensions of 1 at the end, the converter does not.
+        """Return the offset of the first tensor, where ``more`` bytes of metadata are added."""
+        return _padded(self._table_end(squeezed=squeezed) + more)
+
+    def _table_end(self, *, squeezed: bool) -> int:
+        """Return where the table of tensors ends; llama-quantize leaves out dimensions of 1 at the end, the converter does not.
 
         An entry of the table: name with its length (8 bytes), number of dimensions (4), these (8 each), type (4), offset (8).
         """
@@ -192,12 +199,12 @@ class _File:
             while squeezed and dimensions > 1 and shape[len(shape) - dimensions] == 1:
                 dimensions -= 1
             table += 8 + len(name.encode("utf-8")) + 4 + 8 * dimensions + 4 + 8
-        return _padded(self.metadata_bytes + more + table)
+        return self.metadata_bytes + table
 
 
 def _sizes(file: _File, outtype: str, quantize: Path, types: Sequence[str], folder: Path) -> dict[str, Any]:
     """Return ``types`` and ``with_imatrix`` of ghost.json."""
-    # Where an importance matrix lies has no influence on the types; ``_File`` counts its name as IMATRIX_FILE's.
+    # Where an importance matrix lies has no influence on the types; ``_File`` counts its name as IMATRIX_FILE.
     imatrix = folder / "imatrix.gguf"
     shapes = [(name, shape) for name, (_, shape) in file.ghost.tensors.items()]
     write_ghost_imatrix(imatrix, shapes, values=False)

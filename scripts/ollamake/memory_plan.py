@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from ollamake.context_fit import ContextMemory
 from ollamake.hardware import Hardware, budgets, configured_hardware, deciding
+from ollamake.importance_sizes import sizes_of_model
 from ollamake.memory_rows import Asked, Places, memory_rows
 from ollamake.ollama_server import OllamaServer
 from ollamake.plan_recommendation import recommend
@@ -39,10 +40,12 @@ def memory_plan(
     ``ghost``, ``alternatives``: what ghost.json says of the model and of those to compare it with. ``spec``:
     ``{"asked": {"context": tokens, "parallel": slots, "kv_cache": type, "margin_gib": GiB}, "hardware": the section of the
     configuration, "host": address of the Ollama server or None, "left_out": what the ghost does not have, {"adapters": True}
-    or nothing}``.
+    or nothing, "imatrix": whether the model's quantizations are made with an importance matrix (no, if it is not there)}``.
     Raises OllamakeError for memory that cannot be meant, and for a number of slots that was not measured.
     """
     asked = Asked(**spec["asked"])
+    imatrix = spec.get("imatrix", False)
+    ghost, *alternatives = ({**one, **sizes_of_model(one, model, imatrix)} for one in (ghost, *alternatives))
     hardware = configured_hardware(spec["hardware"])
     found = budgets(hardware, asked.margin_gib)
     decides = deciding(found)

@@ -20,9 +20,10 @@ from snakemake_runs import REPOSITORY
 
 from ollamake.errors import OllamakeError
 from ollamake.gguf_quantization import type_argument
-from ollamake.ghost import IMATRIX_FILE, make_ghost, types_by_dry_run, write_ghost_imatrix
+from ollamake.ghost import make_ghost, types_by_dry_run, write_ghost_imatrix
 from ollamake.ghost_checkpoint import ghost_of_shape
 from ollamake.ghost_measurement import Programs, Wanted, measure_merge, measure_shape
+from ollamake.importance_sizes import IMATRIX_FILE
 from ollamake.quantization_types import QUANTIZATION_TYPES
 from ollamake.shape import Shape, read_shape
 

@@ -50,6 +50,7 @@ def qwen_32b(compute: Callable[[int], int] = of_server, **changed: Any) -> dict[
         "outtype": "F16",
         "unquantized_bytes": types["F16"]["bytes"],
         "metadata_bytes": 5980000,
+        "table_end": 5979990,
         "largest_tensor": VOCABULARY * WIDTH,
         "types": types,
         "with_imatrix": {},
@@ -75,8 +76,8 @@ def rows(compute: Callable[[int], int] = of_server, parallel: tuple[int, ...] = 
 
 
 def spec(gpus: list[dict[str, Any]] | None, ram_gib: float | None = 64, **asked: Any) -> dict[str, Any]:
-    """Return what is asked of a plan; ``host``: address of the server; ``left_out``: what the ghost does not have."""
-    rest = {key: asked.pop(key) for key in ("host", "left_out") if key in asked}
+    """Return what is asked of a plan; ``host``: address of the server; ``left_out``, ``imatrix``: see memory_plan."""
+    rest = {key: asked.pop(key) for key in ("host", "left_out", "imatrix") if key in asked}
     return {
         "asked": {"context": 8192, "parallel": 1, "kv_cache": "f16", "margin_gib": 1.0} | asked,
         "hardware": {"gpus": gpus, "ram_gib": ram_gib},

@@ -13,7 +13,6 @@ from safetensors import safe_open
 from ollamake.errors import OllamakeError
 from ollamake.ghost import (
     IMATRIX_CHUNKS,
-    IMATRIX_DATASET,
     memory_by_fit_params,
     parse_dry_run,
     parse_fit_params,
@@ -21,6 +20,7 @@ from ollamake.ghost import (
     write_ghost_imatrix,
 )
 from ollamake.ghost_checkpoint import ghost_of_shape, outtype_of_shape, tensors_of_shape, write_ghost_shard
+from ollamake.importance_sizes import IMATRIX_DATASET
 from ollamake.shape import Shape
 
 # ruff: noqa: E501

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ghost_of_qwen import CONTEXTS, KV_KIB, gpu, of_fit_params, of_server, qwen_32b, rows, spec
+from ghost_of_qwen import CONTEXTS, KV_KIB, ON_GPU_MIB, gpu, of_fit_params, of_server, qwen_32b, rows, spec
 
 import plan_memory
 from ollamake import hardware
@@ -560,9 +560,27 @@ def test_an_adapter_that_is_left_out_is_named() -> None:
     assert warning.startswith("models.m: planned without its adapter")
 
 
+def with_one_block_more(ghost: dict[str, Any]) -> dict[str, Any]:
+    """Let an importance matrix change the types in a Q4_K_M, so that it has a MiB more."""
+    size = ghost["types"]["Q4_K_M"]
+    larger = size | {"imatrix": True, "other_bytes": size["other_bytes"] + 2**20}
+    return ghost | {"with_imatrix": {"Q4_K_M": larger}}
+
+
 def test_sizes_that_an_importance_matrix_changes_are_judged_too() -> None:
-    ghost = qwen_32b()
-    ghost["with_imatrix"] = {"Q4_K_M": ghost["types"]["Q4_K_M"] | {"imatrix": True, "bytes": 19_000_000_000}}
-    (found,) = plan(ghost)["with_imatrix"]
-    assert (found["type"], found["bytes"], found["imatrix"]) == ("Q4_K_M", 19_000_000_000, True)
-    assert found["quality"]["kld"] < row(plan(ghost), "Q4_K_M")["quality"]["kld"]
+    planned = plan(with_one_block_more(qwen_32b()))
+    (found,) = planned["with_imatrix"]
+    assert (found["type"], found["imatrix"], row(planned, "Q4_K_M")["imatrix"]) == ("Q4_K_M", True, False)
+    assert found["gpu_mib"] == row(planned, "Q4_K_M")["gpu_mib"] + 1
+    assert found["quality"]["kld"] < row(planned, "Q4_K_M")["quality"]["kld"]
+
+
+def test_a_model_with_an_importance_matrix_has_the_sizes_with_it_of_types_that_use_one() -> None:
+    ghost = with_one_block_more(qwen_32b())
+    without, planned = plan(ghost), plan(ghost, imatrix=True)
+    assert planned["with_imatrix"] == []
+    used = {found["type"] for found in planned["rows"] if found.get("imatrix")}
+    assert used == {*ON_GPU_MIB, "Q6_K", "IQ2_M"}
+    assert row(planned, "Q8_0") == row(without, "Q8_0")
+    assert row(planned, "Q4_K_M") == without["with_imatrix"][0]
+    assert planned["recommendation"]["type"] == without["recommendation"]["type"]

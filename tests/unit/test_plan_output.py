@@ -526,6 +526,7 @@ def sample_ghost(plan: dict[str, Any]) -> dict[str, Any]:
     )
     return {key: plan[key] for key in keys} | {
         "parameters": PARAMETERS, "unquantized_bytes": plan["unquantized_bytes"], "metadata_bytes": METADATA_BYTES,
+        "table_end": METADATA_BYTES,
         "largest_tensor": EMBEDDING_ELEMENTS, "types": types, "with_imatrix": {},
         "transformers": {one["name"]: one["bytes"] for one in plan["transformers"]},
     }  # fmt: skip
