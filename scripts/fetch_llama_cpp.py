@@ -1,8 +1,8 @@
-"""Fetch the pinned source of llama.cpp and unpack it.
+"""Fetch the pinned source of llama.cpp, unpack it and change what ollamake needs changed.
 
     python scripts/fetch_llama_cpp.py --output-dir resources/llama.cpp/0.3.36
 
-writes OUTPUT_DIR/source/ (llama.cpp's tree) and OUTPUT_DIR/source.json (what it is).
+writes OUTPUT_DIR/source/ (llama.cpp's tree) and OUTPUT_DIR/source.json (what it is, and what was changed).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ollamake.atomic_write import write_json
 from ollamake.errors import run
+from ollamake.llama_cpp_patch import apply_patch
 from ollamake.llama_cpp_source import PACKAGE, SDIST_SHA256, VERSION, fetch_sdist, unpack
 
 
@@ -31,9 +32,10 @@ def main(argv: list[str] | None = None) -> None:
         logging.info("downloading %s %s", PACKAGE, VERSION)
         sdist = fetch_sdist(Path(folder))
         files = unpack(sdist, Path(folder) / "source")
+        changes = apply_patch(Path(folder) / "source")
         shutil.rmtree(args.output_dir / "source", ignore_errors=True)
         (Path(folder) / "source").rename(args.output_dir / "source")
-    record = {"package": PACKAGE, "version": VERSION, "sha256": SDIST_SHA256, "files": files}
+    record = {"package": PACKAGE, "version": VERSION, "sha256": SDIST_SHA256, "files": files, "changes": changes}
     write_json(args.output_dir / "source.json", record)
     logging.info("unpacked %d files to %s", files, args.output_dir / "source")
 

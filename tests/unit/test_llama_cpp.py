@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from gguf import GGUFWriter
 
+import fetch_llama_cpp
 from ollamake import llama_cpp_source
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
@@ -20,6 +21,7 @@ from ollamake.free_disk import free_bytes, require_free_disk
 from ollamake.gguf_conversion import convert, outtype_for, require_own_head
 from ollamake.gguf_quantization import quantize, type_argument
 from ollamake.gguf_record import estimated_size, gguf_record
+from ollamake.llama_cpp_patch import PATCH
 from ollamake.llama_cpp_programs import find_converter, find_program, program_identity
 from ollamake.llama_cpp_source import VERSION, compile_program, fetch_sdist, require_compiler, unpack
 
@@ -99,6 +101,21 @@ def test_unpack_takes_only_the_tree(tmp_path: Path) -> None:
 def test_unpack_does_not_leave_its_folder(tmp_path: Path) -> None:
     with pytest.raises(tarfile.OutsideDestinationError):
         unpack(sdist(tmp_path, {"vendor/llama.cpp/../../../../../outside": b"x"}), tmp_path / "tree")
+
+
+def test_what_is_fetched_is_changed_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: dict[str, bytes] = {}
+    for one in PATCH:
+        name = f"vendor/llama.cpp/{one.file}"
+        names[name] = names.get(name, b"") + one.old.encode()
+    archive = sdist(tmp_path, names)
+    monkeypatch.setattr(fetch_llama_cpp, "fetch_sdist", lambda _: archive)
+    fetch_llama_cpp.main(["--output-dir", str(tmp_path / "out")])
+    record = json.loads((tmp_path / "out/source.json").read_text())
+    assert record["files"] == len(names)
+    assert [(change["file"], change["new"]) for change in record["changes"]] == [(one.file, one.new) for one in PATCH]
+    for one in PATCH:
+        assert one.new in (tmp_path / "out/source" / one.file).read_text()
 
 
 def test_another_file_than_the_pinned_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,47 @@
+"""Compare a quantization, or the base, with the unquantized fine-tune, with llama.cpp's llama-perplexity.
+
+    python scripts/evaluate_quality.py --program llama-perplexity --measured Q4_K_M --gguf m.Q4_K_M.gguf \\
+        --gguf-record m.Q4_K_M.json --logits reference.kld --reference-gguf m.unquantized.gguf \\
+        --reference-record reference.json --text evaluation.txt --text-record evaluation.json --output Q4_K_M.json --threads 8
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ollamake.atomic_write import write_json
+from ollamake.errors import run
+from ollamake.perplexity_comparison import Measured, Reference, evaluate_quality
+from ollamake.perplexity_reference import EvaluationText
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", type=Path, required=True, help="llama-perplexity")
+    parser.add_argument("--measured", required=True, help="the type of the GGUF, or base")
+    parser.add_argument("--gguf", type=Path, required=True, help="the GGUF that is measured")
+    parser.add_argument("--gguf-record", type=Path, required=True, help="its record")
+    parser.add_argument("--logits", type=Path, required=True, help="the log-probabilities of the reference")
+    parser.add_argument("--reference-gguf", type=Path, required=True, help="the reference: the unquantized GGUF")
+    parser.add_argument("--reference-record", type=Path, required=True, help="what evaluate_reference found")
+    parser.add_argument("--text", type=Path, required=True, help="the evaluation text")
+    parser.add_argument("--text-record", type=Path, required=True, help="its record")
+    parser.add_argument("--output", type=Path, required=True, help="the figures, as JSON")
+    parser.add_argument("--threads", type=int, required=True, help="threads of llama-perplexity")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    records = (args.gguf_record, args.reference_record, args.text_record)
+    gguf_record, reference_record, text_record = (json.loads(path.read_text(encoding="utf-8")) for path in records)
+    measured = Measured(args.measured, args.gguf, gguf_record)
+    reference = Reference(args.reference_gguf, args.logits, reference_record)
+    text = EvaluationText(args.text, text_record)
+    write_json(args.output, evaluate_quality(args.program, measured, reference, text, args.threads))
+
+
+if __name__ == "__main__":
+    run(main)
