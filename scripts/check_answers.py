@@ -1,7 +1,7 @@
 """Compare the answers of a model's quantizations, and fail if one of them knows too little.
 
     python scripts/check_answers.py --model m --answers 'base=a.json' 'Q4_K_M=b.json' --judged Q4_K_M \\
-        --min-score 0.8 --table answers.md --output answers.json
+        --min-score 0.8 --table answers.md --picture answers.svg --output answers.json
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import logging
 from pathlib import Path
 
 from ollamake.answers import compare, refuse_low_scores, table
-from ollamake.atomic_write import write_json, write_text
+from ollamake.answers_plot import draw_answers
+from ollamake.atomic_write import write_bytes, write_json, write_text
 from ollamake.errors import run
 
 
@@ -23,6 +24,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--judged", nargs="+", required=True, help="the labels that must reach the score")
     parser.add_argument("--min-score", type=float, required=True, help="the share of right answers to reach")
     parser.add_argument("--table", type=Path, required=True, help="the table, as Markdown")
+    parser.add_argument("--picture", type=Path, help="each question and who answered it, as SVG")
     parser.add_argument("--output", type=Path, required=True, help="the scores, as JSON")
     return parser.parse_args(argv)
 
@@ -36,6 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     logging.info("%s", text)
     refuse_low_scores(comparison, asked, f"models.{args.model}.answers")
     write_text(args.table, text)
+    if args.picture is not None:
+        write_bytes(args.picture, draw_answers(args.model, asked))
     write_json(args.output, comparison)
 
 

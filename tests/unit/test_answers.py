@@ -8,6 +8,7 @@ import pytest
 
 import check_answers
 from ollamake.answers import ask, compare, refuse_low_scores, table
+from ollamake.answers_plot import draw_answers
 from ollamake.errors import OllamakeError
 from ollamake.ollama_server import OllamaServer
 from ollamake.questions import Question
@@ -133,14 +134,14 @@ def test_too_few_right_answers_are_refused_with_wrong_ones_of_the_worst() -> Non
     assert shown == [line for pair in wrong for line in pair]
 
 
-def run_script(folder: Path, min_score: str) -> None:
+def run_script(folder: Path, min_score: str, *more: str) -> None:
     for label, answers in ASKED.items():
         (folder / f"{label}=.json").write_text(json.dumps(answers), encoding="utf-8")
     check_answers.main(
         [
             *("--model", "m", "--min-score", min_score, "--judged", "Q8_0", "Q4_K_M"),
             *("--answers", *(f"{label}={folder}/{label}=.json" for label in ASKED)),
-            *("--table", str(folder / "answers.md"), "--output", str(folder / "answers.json")),
+            *("--table", str(folder / "answers.md"), "--output", str(folder / "answers.json"), *more),
         ]
     )
 
@@ -150,6 +151,11 @@ def test_the_script_writes_scores_and_table(tmp_path: Path) -> None:
     comparison = compare(ASKED, ["Q8_0", "Q4_K_M"], 0.2)
     assert json.loads((tmp_path / "answers.json").read_text(encoding="utf-8")) == comparison
     assert (tmp_path / "answers.md").read_text(encoding="utf-8") == table(comparison, ASKED)
+
+
+def test_the_script_draws_the_picture_if_asked(tmp_path: Path) -> None:
+    run_script(tmp_path, "0.2", "--picture", str(tmp_path / "answers.svg"))
+    assert (tmp_path / "answers.svg").read_bytes() == draw_answers("m", ASKED)
 
 
 def test_the_script_shows_the_table_of_what_it_refuses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

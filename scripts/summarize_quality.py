@@ -1,0 +1,60 @@
+"""Sum up what was measured of a model's quantizations: figures, verdicts, what to take, a table and a picture.
+
+    python scripts/summarize_quality.py --model m --plan plan.json --text-record evaluation.json --reference reference.json \\
+        --base base.json --measured Q4_K_M.json Q8_0.json --records m.Q4_K_M.json m.Q8_0.json --speeds Q4_K_M.speed.json \\
+        --spec '{"limits": {"max_kld_mean": 0.05}, "on_fail": "stop", "registered": ["Q4_K_M"]}' \\
+        --output quality.json --table quality.md --picture quality.svg
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from ollamake.atomic_write import write_bytes, write_json, write_text
+from ollamake.errors import run
+from ollamake.quality_plot import draw_quality
+from ollamake.quality_summary import summarize
+from ollamake.quality_table import quality_markdown
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="the model's name in the configuration")
+    parser.add_argument("--plan", type=Path, required=True, help="its plan.json")
+    parser.add_argument("--text-record", type=Path, required=True, help="what it was measured on, as JSON")
+    parser.add_argument("--reference", type=Path, required=True, help="reference.json, of the unquantized fine-tune")
+    parser.add_argument("--base", nargs="?", type=Path, help="the base's measurement, nothing if there is none")
+    parser.add_argument("--measured", nargs="+", type=Path, required=True, help="each quantization's measurement")
+    parser.add_argument("--records", nargs="+", type=Path, required=True, help="the records of their GGUFs")
+    parser.add_argument("--speeds", nargs="*", type=Path, default=[], help="their speeds, as far as they are measured")
+    parser.add_argument("--spec", type=json.loads, required=True, help="JSON: limits, on_fail and registered types")
+    parser.add_argument("--output", type=Path, required=True, help="all of it, as JSON")
+    parser.add_argument("--table", type=Path, required=True, help="the same as Markdown")
+    parser.add_argument("--picture", type=Path, required=True, help="size against loss, as SVG")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    told = [_read(file) for file in (args.plan, args.text_record, args.reference, args.base)]
+    measured = [[*map(_read, files)] for files in (args.measured, args.records, args.speeds)]
+    quality = summarize(args.model, *told, *measured, args.spec)
+    for sentence in quality["sentences"]:
+        logging.info("%s", sentence)
+    write_bytes(args.picture, draw_quality(quality))
+    picture = Path(os.path.relpath(args.picture, args.table.parent)).as_posix()
+    write_text(args.table, quality_markdown(quality, picture))
+    write_json(args.output, quality)
+
+
+def _read(file: Path | None) -> Any:
+    return None if file is None else json.loads(file.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    run(main)
