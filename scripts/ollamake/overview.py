@@ -1,0 +1,169 @@
+"""What the records of a finished model say in a few words: what it was built from, what fits, what it cost, how good it is.
+
+Texts in the sentences are as the records have them; whoever shows them escapes them for his medium.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from ollamake.build_jobs import Job
+from ollamake.plan_figures import parameters
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Build:
+    """The records of one model, as they stand in results/{model}; None for what was not asked for.
+
+    ``ggufs``: the unquantized one first, then those that are registered; ``markers``: the registrations, in any order.
+    """
+
+    model: str
+    merge_plan: Record
+    merge_report: Record
+    plan: Record
+    inputs: Record
+    ggufs: Sequence[Record]
+    markers: Sequence[Record]
+    template: Record
+    template_check: Record
+    quality: Record | None = None
+    answers: Record | None = None
+    imatrix: Record | None = None
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    """plan, merge_report, quality -> SVG, where there is one."""
+    jobs: Sequence[Job] = field(default_factory=list)
+
+    @property
+    def registered(self) -> list[Record]:
+        """The records of the GGUFs that are registered, largest first."""
+        return sorted(self.ggufs[1:], key=lambda record: -record["size"])
+
+    @property
+    def registrations(self) -> list[Record]:
+        """The markers, of the largest model first."""
+        return sorted(self.markers, key=lambda marker: -marker["gguf"]["size"])
+
+    @property
+    def base_files(self) -> dict[str, Record]:
+        """Path -> size and sha256 of the base's weight files."""
+        adapters = {adapter["path"] for adapter in self.merge_plan["adapters"]}
+        return {path: entry for path, entry in self.merge_report["inputs"].items() if path not in adapters}
+
+    @property
+    def warnings(self) -> list[tuple[str, str]]:
+        """(what warns, the warning) of all records."""
+        found = [("merge", text) for text in self.merge_report["warnings"]]
+        found += [("plan", text) for text in self.plan["warnings"]]
+        found += [("prompts", text) for text in self.template_check["warnings"]]
+        if self.imatrix is not None:
+            found += [("importance matrix", text) for text in self.imatrix["warnings"]]
+        if self.quality is not None:
+            found += [("evaluation text", text) for text in self.quality["text"]["warnings"]]
+            found += [
+                (f"quality of {row['type']}", failure["sentence"])
+                for row in self.quality["rows"]
+                if not row["compared_only"]
+                for failure in row["verdict"]["failures"]
+            ]
+        return found
+
+
+def summary(build: Build) -> str:
+    """Return in one or two sentences what was built from what, and where it answers."""
+    adapters = build.merge_plan["adapters"]
+    base = build.inputs["base"]
+    origin = (
+        f"{base} with {_listed([adapter_words(adapter) for adapter in adapters])} merged into it"
+        if adapters
+        else f"{base} as it is, without an adapter"
+    )
+    kinds = [record["type"] for record in build.registered]
+    names = [marker["name"] for marker in build.registrations]
+    places = list(dict.fromkeys(place(marker) for marker in build.registrations))
+    size = f"{build.plan['architecture']}, {parameters(build.plan['parameters'])} parameters"
+    return (
+        f"{build.model} ({size}) is {origin}. It was quantized to {_listed(kinds)} and is registered"
+        f" as {_listed(names)} in {_listed(places)}."
+    )
+
+
+def adapter_words(adapter: Record) -> str:
+    """Return an adapter in words: its folder, method, rank and alpha, and its weight where that is not 1."""
+    folder = adapter["path"].rpartition("/")[0] or adapter["path"]
+    weight = "" if adapter["weight"] == 1 else f", weight {adapter['weight']:g}"
+    return f"the adapter {folder} ({method(adapter['config'])}{weight})"
+
+
+def method(config: Record) -> str:
+    """Return the PEFT method of an adapter_config.json in words: LoRA, rank 32, alpha 32, rsLoRA."""
+    kind = str(config.get("peft_type", "unknown method"))
+    words = ["LoRA" if kind == "LORA" else kind]
+    words += [f"rank {config['r']}"] if config.get("r") else []
+    words += [f"alpha {config['lora_alpha']}"] if config.get("lora_alpha") else []
+    words += ["rsLoRA"] if config.get("use_rslora") else []
+    words += ["DoRA"] if config.get("use_dora") else []
+    return ", ".join(words)
+
+
+def targets(config: Record) -> str:
+    """Return which modules an adapter changes, as its config says it."""
+    names = config.get("target_modules")
+    named = ", ".join(names) if isinstance(names, list) else str(names or "")
+    saved = config.get("modules_to_save")
+    return ", ".join(part for part in (named, *(saved or [])) if part)
+
+
+def merge_sentences(report: Record) -> list[str]:
+    """Return what the merge changed and how much of that is stored."""
+    totals = report["totals"]
+    if not report["adapters"]:
+        return [f"There is no adapter: all {totals['tensors']} tensors are the base's."]
+    sentences = [f"{totals['edited']} of {totals['tensors']} tensors were changed."]
+    if totals["relative_norm"] is not None:
+        sentences.append(
+            f"The update is {totals['relative_norm']:.2%} as large as the weights it was added to (Frobenius norms)."
+        )
+    if totals["survival"] is not None:
+        sentences.append(
+            f"{totals['survival']:.2%} of it is stored after rounding; of the tensor that keeps least,"
+            f" {totals['smallest_survival']:.2%}. The arithmetic is float32, rounded once."
+        )
+    return sentences
+
+
+def place(marker: Record) -> str:
+    """Return where a model is registered."""
+    if marker["target"] == "store":
+        return f"the store {marker['store']}"
+    version = marker.get("server_version")
+    return f"Ollama {version} at {marker['host']}" if version else f"Ollama at {marker['host']}"
+
+
+def moment(text: str) -> str:
+    """Return the time of a marker to the minute, with its zone: 2026-11-27 07:03 UTC."""
+    time = datetime.fromisoformat(text)
+    return time.strftime("%Y-%m-%d %H:%M ") + (time.tzname() or "")
+
+
+def prompt_counts(check: Record) -> dict[str, int]:
+    """Return how many of the test conversations came out how: equal, refused, deviates, differs."""
+    counts: dict[str, int] = {}
+    for one in check["conversations"]:
+        counts[one["status"]] = counts.get(one["status"], 0) + 1
+    return counts
+
+
+def prompts_agree(check: Record) -> bool:
+    """Return whether every conversation that the template takes is prompted as in training."""
+    counts = prompt_counts(check)
+    return bool(counts.get("equal")) and not counts.get("differs") and not check["warnings"]
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else "nothing"
