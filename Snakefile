@@ -13,6 +13,9 @@ min_version("9.19")
 configfile: "config/config.yaml"
 
 
+report: "rules/report/workflow.rst"
+
+
 include: "rules/common.smk"
 
 
@@ -27,7 +30,9 @@ include: "rules/check.smk"
 include: "rules/merge.smk"
 include: "rules/plan.smk"
 include: "rules/gguf.smk"
+include: "rules/quality.smk"
 include: "rules/ollama.smk"
 include: "rules/answers.smk"
+include: "rules/report.smk"
 include: "rules/targets.smk"
 include: "rules/messages.smk"

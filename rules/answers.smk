@@ -6,7 +6,7 @@ REQUIRED INPUTS:
 
 OUTPUTS:
     results/{model}/ollama/{quant}/answers.json   what one registered model answered
-    results/{model}/answers.{json, md}            base, fine-tune and quantizations side by side; too low a score fails
+    results/{model}/answers.{json, md, svg}       base, fine-tune and quantizations side by side; too low a score fails
 """
 
 
@@ -57,11 +57,12 @@ rule check_answers:
     output:
         scores="results/{model}/answers.json",
         table="results/{model}/answers.md",
+        picture="results/{model}/answers.svg",
     log:
         "logs/check_answers/{model}.log",
     localrule: True
     conda:
-        "../envs/ollama.yaml"
+        "../envs/torch.yaml"
     resources:
         mem_mb=500,
     params:
@@ -79,5 +80,6 @@ rule check_answers:
             --judged {params.judged:q} \
             --min-score {params.min_score} \
             --table {output.table:q} \
+            --picture {output.picture:q} \
             --output {output.scores:q}
         """

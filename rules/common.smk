@@ -65,7 +65,6 @@ MADE_HERE = {
 }
 
 SHIPPED_SHAPES = os.path.relpath(os.path.join(workflow.basedir, "config/shapes"))
-PROGRAMS = ("llama-quantize", "llama-tokenize", "llama-fit-params")
 LLAMA_CPP = f"resources/llama.cpp/{LLAMA_CPP_VERSION}"
 STARTED = time.time()
 ALL_CORES = 1_000_000  # more than any machine has: Snakemake lowers it to --cores
@@ -121,6 +120,17 @@ AWAITED = [
 ]
 BUILT = [name for name in CONFIG.models if name not in AWAITED]
 NSHARDS = {name: len(sources_of(name)[0][0]) for name in BUILT}
+MEASURED = [name for name in BUILT if CONFIG.models[name].quality.is_measured]
+CALIBRATED = [name for name in BUILT if CONFIG.models[name].calibration.is_given]
+MEASURED_BASES = {CONFIG.models[name].measured_base for name in MEASURED} - {None}
+PROGRAMS = [
+    "llama-quantize",
+    "llama-tokenize",
+    "llama-fit-params",
+    *["llama-imatrix"] * bool(CALIBRATED),
+    *["llama-perplexity"] * bool(MEASURED),
+    *["llama-bench"] * any(CONFIG.models[name].quality.speed for name in MEASURED),
+]
 # Shapes to plan that are no merge of ours: bases that are not here, and alternatives.
 SHAPES = sorted({CONFIG.models[name].base for name in AWAITED} | set(CONFIG.alternatives))
 
@@ -133,6 +143,8 @@ wildcard_constraints:
     nshards=r"\d{5}",
     program="llama-[a-z-]+",
     shape="|".join(map(re.escape, SHAPES)) or "none",
+    purpose="calibration|evaluation",
+    measured="[A-Z0-9_]+|base",
 
 
 # Targets ----------------------------------------------------------------------------------------------------------
@@ -168,6 +180,26 @@ def quantizations_of(name):
         if model.is_automatic
         else model.quantizations
     )
+
+
+def measured_types(name):
+    """Return the types of a model that are measured, the registered ones first."""
+    return list(dict.fromkeys((*quantizations_of(name), *CONFIG.models[name].quality.compare)))
+
+
+def guarded(name):
+    """Return the types of a model that are judged before they are registered."""
+    return measured_types(name) if CONFIG.models[name].quality.guards_registration else []
+
+
+def of_each_guarded(pattern):
+    """Expand a pattern over the quantizations that must be within limits to be registered."""
+    guards = [name for name in MEASURED if CONFIG.models[name].quality.guards_registration]
+
+    def of_model(name):
+        return lambda wildcards: [pattern.format(model=name, quant=quant) for quant in quantizations_of(name)]
+
+    return [of_model(name) for name in guards]
 
 
 def quantizations_so_far(name):
@@ -214,6 +246,14 @@ MARKER = "results/{model}/ollama/{quant}/registered.json"
 MARKERS = of_each_quantization(MARKER)
 TEMPLATE_CHECK = "results/{model}/ollama/template_check.json"
 TEMPLATE_CHECKS = [TEMPLATE_CHECK.format(model=name) for name in BUILT if not CONFIG.models[name].is_derived]
+QUALITY_SUMMARY = "results/{model}/quality.json"
+REFERENCE_LOGITS = "results/{model}/quality/reference.kld"
+QUALITY_OF_ONE = "results/{model}/quality/{measured}.json"
+SPEED_OF_ONE = "results/{model}/quality/{quant}.speed.json"
+VERDICT = "results/{model}/quality/{quant}.verdict.json"
+QUALITY = [f"results/{name}/quality.{kind}" for name in MEASURED for kind in ("json", "md", "svg")] + [
+    f"results/{name}/quality/overlap.json" for name in MEASURED if CONFIG.models[name].calibration.is_given
+]
 ANSWERS_OF_ONE = "results/{model}/ollama/{quant}/answers.{asker}.json"
 ANSWERS = [
     f"results/{name}/answers.{kind}"
@@ -221,6 +261,15 @@ ANSWERS = [
     if CONFIG.models[name].answers.questions
     for kind in ("json", "md")
 ]
+
+
+# Pages for the report, of the models that are registered for themselves and not for a comparison.
+OVERVIEWS = [f"results/{name}/overview.html" for name in BUILT if not CONFIG.models[name].is_derived]
+PAGES = (
+    [f"results/{name}/plan.html" for name in BUILT if name in PLANNED]
+    + [f"results/{name}/quality.html" for name in MEASURED]
+    + [file.removesuffix(".md") + ".html" for file in ANSWERS if file.endswith(".md")]
+)
 
 
 # Registered models are outputs that exist as long as Ollama has them: a storage of Snakemake's ------------------------
@@ -267,7 +316,22 @@ def registered_model(marker):
 
 
 REGISTERED_MODELS = of_each_quantization(MARKER, registered_model)
-EVERYTHING = [CHECKED, PLANS, MERGE_REPORTS, GGUFS, MODELFILES, MARKERS, REGISTERED_MODELS, TEMPLATE_CHECKS, ANSWERS]
+VERDICTS = of_each_guarded(VERDICT)
+EVERYTHING = [
+    CHECKED,
+    PLANS,
+    MERGE_REPORTS,
+    GGUFS,
+    QUALITY,
+    VERDICTS,
+    MODELFILES,
+    MARKERS,
+    REGISTERED_MODELS,
+    TEMPLATE_CHECKS,
+    ANSWERS,
+    OVERVIEWS,
+    PAGES,
+]
 
 
 # Code is an input -------------------------------------------------------------------------------------------------
@@ -474,6 +538,138 @@ def judged_quantizations(wildcards):
     return [label for label in asked_models(wildcards.model) if label not in ("base", "fine-tune")]
 
 
+# Quality ------------------------------------------------------------------------------------------------------------
+def domain_text(wildcards):
+    """Return what the configuration says of one of a model's texts."""
+    model = CONFIG.models[wildcards.model]
+    return model.calibration if wildcards.purpose == "calibration" else model.quality.evaluation
+
+
+def calibration_texts(wildcards):
+    """Return the files that a model's importance matrix is computed from."""
+    return list(CONFIG.models[wildcards.model].calibration.files)
+
+
+def evaluation_texts(wildcards):
+    """Return the files that a model's quality is measured on."""
+    return list(CONFIG.models[wildcards.model].quality.evaluation.files)
+
+
+def text_key(wildcards):
+    """Return the key of the configuration that names a text."""
+    return f"models.{wildcards.model}.{'imatrix' if wildcards.purpose == 'calibration' else 'quality'}"
+
+
+def imatrix_for(pattern):
+    """Return a function of wildcards: a file of the importance matrix, for the types that it changes."""
+
+    def path(wildcards):
+        given = CONFIG.models[wildcards.model].calibration.is_given
+        uses = given and QUANTIZATION_TYPES[wildcards.quant].uses_imatrix
+        return pattern.format(model=wildcards.model) if uses else []
+
+    return path
+
+
+def measured_file(kind):
+    """Return a function of wildcards: the GGUF that is measured, or its record."""
+
+    def path(wildcards):
+        base = CONFIG.models[wildcards.model].measured_base
+        name, of = (base, "unquantized") if wildcards.measured == "base" else (wildcards.model, wildcards.measured)
+        return f"results/{name}/gguf/{name}.{of}.{kind}"
+
+    return path
+
+
+def weights_measured(wildcards):
+    """Return the GGUF that is measured; its record says when it has changed."""
+    return ancient(measured_file("gguf")(wildcards))
+
+
+def measured_of_types(pattern):
+    """Return a function of wildcards: a pattern with each type of a model that is measured."""
+
+    def paths(wildcards):
+        return [
+            pattern.format(model=wildcards.model, quant=quant, measured=quant)
+            for quant in measured_types(wildcards.model)
+        ]
+
+    return paths
+
+
+def measured_base(wildcards):
+    """Return what was measured of the base, where it is."""
+    base = CONFIG.models[wildcards.model].measured_base
+    return QUALITY_OF_ONE.format(model=wildcards.model, measured="base") if base else []
+
+
+def measured_speeds(wildcards):
+    """Return the speeds of a model's types, where they are measured."""
+    speed = CONFIG.models[wildcards.model].quality.speed
+    return measured_of_types(SPEED_OF_ONE)(wildcards) if speed else []
+
+
+def verdict_before_registration(wildcards):
+    """Return the verdict that a registration waits for, if there are limits.
+
+    Judging again, because another quantization was added, registers nothing again: hence ancient.
+    """
+    guards = CONFIG.models[wildcards.model].quality.guards_registration
+    return ancient(VERDICT.format(**wildcards)) if guards else []
+
+
+# The report ---------------------------------------------------------------------------------------------------------
+# Snakemake sorts the categories by name.
+CATEGORIES = {"plan": "2 Plan", "quality": "4 Quality", "answers": "5 Answers"}
+
+
+def gguf_records(wildcards):
+    """Return the records of a model's GGUFs, the unquantized one first."""
+    quants = ["unquantized", *quantizations_of(wildcards.model)]
+    return expand("results/{model}/gguf/{model}.{quant}.json", model=wildcards.model, quant=quants)
+
+
+def markers_of_model(wildcards):
+    """Return the markers of a model."""
+    return expand(MARKER, model=wildcards.model, quant=quantizations_of(wildcards.model))
+
+
+def quality_if_measured(wildcards):
+    """Return the quality of a model, nothing where it is not measured."""
+    return QUALITY_SUMMARY.format(**wildcards) if wildcards.model in MEASURED else []
+
+
+def answers_if_asked(wildcards):
+    """Return the scores of a model's answers, nothing where no questions were given."""
+    asked = CONFIG.models[wildcards.model].answers.questions
+    return f"results/{wildcards.model}/answers.json" if asked else []
+
+
+def imatrix_if_computed(wildcards):
+    """Return the record of a model's importance matrix, nothing where no quantization is made with one."""
+    calibrated = CONFIG.models[wildcards.model].calibration.is_given
+    uses = [QUANTIZATION_TYPES[quant].uses_imatrix for quant in quantizations_of(wildcards.model)]
+    return f"results/{wildcards.model}/gguf/{wildcards.model}.imatrix.json" if calibrated and any(uses) else []
+
+
+def pictures_of_overview(wildcards):
+    """Return the pictures of a model's overview."""
+    drawn = ["plan", "merge_report"] + ["quality"] * (wildcards.model in MEASURED)
+    return expand("results/{model}/{name}.svg", model=wildcards.model, name=drawn)
+
+
+def picture_of_document(wildcards):
+    """Return the picture that stands in a document."""
+    return [] if wildcards.document == "answers" else f"results/{wildcards.model}/{wildcards.document}.svg"
+
+
+def category_of_document(wildcards):
+    """Return the heading of the report under which a document is shown."""
+    return CATEGORIES[wildcards.document]
+
+
 # Params: one sorted JSON a rule, since Snakemake compares params as a set of values without names --------------------
 def spec(**values):
     """Return what a rule's result depends on beside its inputs, as text that is the same for the same values."""
@@ -536,12 +732,24 @@ def memory_spec(wildcards):
     left_out = {"adapters": True} if wildcards.model in AWAITED and CONFIG.models[wildcards.model].adapters else {}
     # Where hardware is given it does not matter where the server is, nor which of this machine's it is.
     host = server_elsewhere() if gpus is None else None
-    return spec(asked=CONFIG.asked, hardware=hardware, host=host, left_out=left_out)
+    imatrix = CONFIG.models[wildcards.model].calibration.is_given
+    return spec(asked=CONFIG.asked, hardware=hardware, host=host, left_out=left_out, imatrix=imatrix)
+
+
+def texts_spec(model):
+    """Return the files to calibrate and to measure on."""
+    texts = {"calibration": model.calibration, "evaluation": model.quality.evaluation}
+    return {purpose: {"text": text.text, "chat": text.chat} for purpose, text in texts.items() if text.is_given}
+
+
+def programs_to_build():
+    """Return the programs of llama.cpp that are needed and were not found on this machine."""
+    needed = [program for program in PROGRAMS if program != "llama-fit-params" or builds_fit_params()]
+    return [program for program in needed if CONFIG.llama_cpp is None and found_program(program) is None]
 
 
 def check_spec(wildcards):
     model = CONFIG.models[wildcards.model]
-    program = found_program("llama-quantize")
     weights = [file for weights, files in sources_of(wildcards.model) for file in weights]
     folders = [model.base] + [adapter.path for adapter in model.adapters]
     return spec(
@@ -555,7 +763,10 @@ def check_spec(wildcards):
         host=PLACE["host"],
         store=PLACE["store"],
         questions=model.answers.questions,
-        compiler_needed=program is None,
+        texts=texts_spec(model),
+        compared=model.quality.compare,
+        measured_unquantized=wildcards.model in MEASURED_BASES,
+        compiler_needed=bool(programs_to_build()),
         tools=[[program, *program_if_found(program)] for program in PROGRAMS if program_if_found(program)],
         keep_merged=CONFIG.keep_merged,
         keep_unquantized=CONFIG.keep_unquantized,
@@ -567,12 +778,15 @@ def check_spec(wildcards):
 def check_now(wildcards, input):
     """Return what may change without the inputs having to be checked again: it starts no job."""
     model = CONFIG.models[wildcards.model]
-    builds = [f"{LLAMA_CPP}/bin/{program}" for program in PROGRAMS if not program_if_found(program)]
+    builds = [f"{LLAMA_CPP}/bin/{program}" for program in programs_to_build()]
     others = [
         {
             "name": name,
             "base_bytes": sum(os.path.getsize(file) for file in sources_of(name)[0][0] if os.path.exists(file)),
-            "quantizations": list(quantizations_so_far(name)) or [AUTO, *CONFIG.models[name].quantizations],
+            "quantizations": list(quantizations_so_far(name))
+            or [AUTO] * CONFIG.models[name].is_automatic + list(CONFIG.models[name].quantizations),
+            "compared": CONFIG.models[name].quality.compare,
+            "measured_unquantized": name in MEASURED_BASES,
         }
         for name in BUILT
         if name != wildcards.model
@@ -582,6 +796,12 @@ def check_now(wildcards, input):
         builds_llama_cpp=not all(map(os.path.exists, builds)),
         others=others,
     )
+
+
+def limits_spec(wildcards):
+    quality = CONFIG.models[wildcards.model].quality
+    registered = list(quantizations_of(wildcards.model))
+    return spec(limits=quality.limits, on_fail=quality.on_fail, registered=registered)
 
 
 def plan_spec(wildcards):
@@ -701,6 +921,23 @@ def quantize_disk_mb(wildcards, input):
     return quantize_needs(wildcards, input).disk_mb
 
 
+def imatrix_mem_mb(wildcards, input):
+    return job_needs.compute_imatrix(merge_plan_of(input)).mem_mb
+
+
+def reference_mem_mb(wildcards, input):
+    return job_needs.evaluate(merge_plan_of(input), None).mem_mb
+
+
+def quality_mem_mb(wildcards, input):
+    kind = None if wildcards.measured == "base" else wildcards.measured
+    return job_needs.evaluate(merge_plan_of(input), kind).mem_mb
+
+
+def speed_mem_mb(wildcards, input):
+    return job_needs.measure_speed(merge_plan_of(input), wildcards.quant).mem_mb
+
+
 # Times: in the messages of long jobs, by what earlier ones took on this machine. They never start a job. ----------------
 @cache
 def earlier_jobs():
@@ -751,6 +988,10 @@ def say_how_to_chat():
             plan = json.loads(Path(PLAN.format(model=name)).read_text(encoding="utf-8"))
             for warning in chosen_warnings(plan, quantizations_so_far(name)):
                 print(f"\n{name}, warning of its plan: {warning}", file=sys.stderr)
+        if name in MEASURED and os.path.exists(QUALITY_SUMMARY.format(model=name)):
+            quality = json.loads(Path(QUALITY_SUMMARY.format(model=name)).read_text(encoding="utf-8"))
+            for sentence in quality["sentences"]:
+                print(f"\n{name}: {sentence}", file=sys.stderr)
         markers = [
             MARKER.format(model=name, quant=quant) for quant in quantizations_so_far(name) if not model.is_derived
         ]

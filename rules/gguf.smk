@@ -56,6 +56,8 @@ rule quantize:
         gguf=ancient(rules.convert_to_gguf.output.gguf),
         record=rules.convert_to_gguf.output.record,
         plan=rules.plan_merge.output,
+        imatrix=imatrix_for("results/{model}/gguf/{model}.imatrix.gguf"),
+        matrix=imatrix_for("results/{model}/gguf/{model}.imatrix.json"),
         program=program_files("llama-quantize"),
         script=script("quantize"),
         library=library("quantize"),
@@ -86,6 +88,8 @@ rule quantize:
             --gguf {input.gguf:q} \
             --source-record {input.record:q} \
             --type {wildcards.quant:q} \
+            --imatrix {input.imatrix:q} \
+            --imatrix-record {input.matrix:q} \
             --output {output.gguf:q} \
             --record {output.record:q} \
             --threads {threads}

@@ -94,8 +94,20 @@ rule write_merge_report:
         script=script("write_merge_report"),
         library=library("write_merge_report"),
     output:
-        report="results/{model}/merge_report.json",
-        picture="results/{model}/merge_report.svg",
+        report=report(
+            "results/{model}/merge_report.json",
+            caption="report/merge_report.rst",
+            category="3 Merge",
+            subcategory="{model}",
+            labels={"content": "figures (JSON)", "model": "{model}"},
+        ),
+        picture=report(
+            "results/{model}/merge_report.svg",
+            caption="report/merge_picture.rst",
+            category="3 Merge",
+            subcategory="{model}",
+            labels={"content": "picture", "model": "{model}"},
+        ),
     log:
         "logs/write_merge_report/{model}.log",
     conda:

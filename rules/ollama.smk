@@ -91,10 +91,17 @@ rule register:
         gguf=ancient(rules.quantize.output.gguf),
         record=rules.quantize.output.record,
         request=rules.write_modelfile.output.request,
+        verdict=verdict_before_registration,
         script=script("register"),
         library=library("register"),
     output:
-        marker=MARKER,
+        marker=report(
+            MARKER,
+            caption="report/marker.rst",
+            category="7 Registration",
+            subcategory="{model}",
+            labels={"content": "marker (JSON)", "model": "{model}", "quantization": "{quant}"},
+        ),
         registered=REGISTERED_MODEL,
     log:
         "logs/register/{model}.{quant}.log",

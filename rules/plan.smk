@@ -187,7 +187,13 @@ rule draw_plan:
     output:
         times="results/{model}/times.json",
         text="results/{model}/plan.md",
-        picture="results/{model}/plan.svg",
+        picture=report(
+            "results/{model}/plan.svg",
+            caption="report/plan_picture.rst",
+            category="2 Plan",
+            subcategory="{model}",
+            labels={"content": "picture", "model": "{model}"},
+        ),
     log:
         "logs/draw_plan/{model}.log",
     localrule: True

@@ -4,6 +4,7 @@ Named targets, each a stage of the chain for all models of the configuration; `a
     plan        what fits, how large, how long; works before the weights of the base are here
     merged      merged checkpoints: safetensors, config, tokenizer; with the report of the merge
     gguf        quantized GGUFs
+    quality     what quantization loses, measured and judged
     modelfiles  Modelfiles with the GGUFs they name
     registered  models registered in Ollama, prompted as in training
     verify      not a stage: look deeply at everything that is registered, and change nothing
@@ -49,6 +50,13 @@ rule gguf:
     input:
         CHECKED,
         GGUFS,
+
+
+rule quality:
+    input:
+        CHECKED,
+        QUALITY,
+        VERDICTS,
 
 
 rule modelfiles:

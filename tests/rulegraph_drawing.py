@@ -11,14 +11,20 @@ from itertools import pairwise
 Graph = dict[str, set[str]]
 """Rule -> rules that use its output."""
 
-COLUMN, ROW, WIDTH, HEIGHT, MARGIN = 186, 62, 150, 34, 14
+COLUMN, ROW, WIDTH, HEIGHT, MARGIN = 168, 56, 136, 32, 14
 STAGES = {
     "#4c72b0": ("train_demo_base", "train_demo_adapter"),
     "#55a868": ("check_inputs", "plan_merge", "merge_shard", "write_model_files"),
     "#dd8452": ("fetch_llama_cpp", "build_llama_cpp", "convert_to_gguf", "quantize"),
-    "#8172b3": ("write_modelfile", "register", "all"),
-}
-"""Colours that stay apart for the colour-blind and in print: training, merge, GGUF, Ollama."""
+    "#8172b3": ("choose_template", "write_modelfile", "register", "check_template"),
+    "#c4ad66": (
+        "check_overlap", "prepare_text", "compute_imatrix", "evaluate_reference", "evaluate_quality", "measure_speed",
+        "summarize_quality", "judge_quality",
+    ),
+}  # fmt: skip
+"""Colours that stay apart for the colour-blind and in print: training, merge, GGUF, Ollama, quality."""
+LEFT_OUT = ("all", "gather_quality", "write_overview", "write_page")
+"""Rules that say nothing about how a model is made: the target, the pages of the report, what holds a file."""
 
 
 def parse_rulegraph(dot: str) -> Graph:
@@ -27,6 +33,18 @@ def parse_rulegraph(dot: str) -> Graph:
     graph: Graph = {name: set() for name in names.values()}
     for source, target in re.findall(r"^\s*(\d+) -> (\d+)\s*$", dot, re.MULTILINE):
         graph[names[source]].add(names[target])
+    return graph
+
+
+def without(graph: Graph, names: Sequence[str]) -> Graph:
+    """Leave rules out: what feeds one of them feeds what uses it."""
+    graph = {name: set(users) for name, users in graph.items()}
+    for left_out in names:
+        users = graph.pop(left_out, set())
+        for others in graph.values():
+            if left_out in others:
+                others.remove(left_out)
+                others |= users
     return graph
 
 
@@ -46,7 +64,7 @@ def without_shortcuts(graph: Graph) -> Graph:
 
 def svg(graph: Graph) -> str:
     """Return the drawing; the same graph gives the same text."""
-    graph = without_shortcuts(graph)
+    graph = without_shortcuts(without(graph, LEFT_OUT))
     places = _places(graph)
     width = MARGIN * 2 + WIDTH + COLUMN * max(column for column, _ in places.values())
     height = MARGIN * 2 + HEIGHT + ROW * max(row for _, row in places.values())

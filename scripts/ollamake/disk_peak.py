@@ -81,13 +81,17 @@ def disk_peak(
     keep_merged: bool,
     keep_unquantized: bool,
     builds_tools: bool = False,
+    compared: Sequence[str] = (),
+    measured_unquantized: bool = False,
 ) -> DiskPeak:
     """Return the peak of building a model in ``folder`` (results/MODEL), from its parsed merge_plan.json.
 
     A model whose marker says the place of ``registration`` is not registered again. ``builds_tools``: llama.cpp is fetched
-    and compiled first.
+    and compiled first. ``compared``: types that are measured, not registered. ``measured_unquantized``: the unquantized GGUF
+    is measured itself, as that of a base is. The log-probabilities of an evaluation are not counted: they are not written
+    where there is no room for them.
     """
-    missing, converts = _to_make(name, folder, quantizations)
+    missing, converts = _to_make(name, folder, (*quantizations, *compared), measured_unquantized)
     level = _Level()
     if builds_tools:
         level.write("building llama.cpp", TOOLS_BYTES)
@@ -113,6 +117,9 @@ def disk_peak(
         elif registration.way == "server":
             level.write(f"registering {kind} on the server", SERVER_COPIES * size)
             level.free((SERVER_COPIES - 1) * size)
+    for kind in compared:
+        if kind in missing and kind not in quantizations:
+            level.write(f"quantizing to {kind}", quantized_bytes(plan, kind))
     level.free(0 if keep_unquantized else unquantized)
     return DiskPeak(level.peak, level.step, level.now, in_store)
 
@@ -128,15 +135,19 @@ def added_by_others(
     """Return (bytes, bytes in a store on another filesystem) that other models of a configuration will still add and keep.
 
     ``others``: of each its name, base_bytes (of the weight files of its base, taken for 16-bit floats; 0 if a rule makes the
-    base and has not yet) and quantizations. An estimate: their weights are not read here.
+    base and has not yet) and quantizations; may have ``compared`` and ``measured_unquantized``, as disk_peak takes them. An
+    estimate: their weights are not read here.
     """
     added = in_store = 0
     for other in others:
         name, weights = other["name"], other["base_bytes"]
         folder = results / name
-        missing, converts = _to_make(name, folder, other["quantizations"])
+        compared = [kind for kind in other.get("compared", []) if kind not in other["quantizations"]]
+        missing, converts = _to_make(
+            name, folder, (*other["quantizations"], *compared), other.get("measured_unquantized", False)
+        )
         if not weights:
-            added += MADE_HERE_BYTES if missing else 0
+            added += MADE_HERE_BYTES if converts else 0
             continue
         # Models are built side by side, but what another one has only for a while (files that are not kept, copies while it
         # is registered) is not counted: when the peaks of two models meet nobody can tell, and mostly they do not.
@@ -145,11 +156,11 @@ def added_by_others(
             added += max(0, weights - there)
         if converts and keep_unquantized:
             added += weights + METADATA_BYTES
-        for kind in other["quantizations"]:
+        for kind in (*other["quantizations"], *compared):
             size = round(weights / 2 * QUANTIZATION_TYPES[kind].bits_per_weight / 8) + METADATA_BYTES
             if kind in missing:
                 added += size
-            elif registration.made(_marker(folder, kind)):
+            if kind in compared or (kind not in missing and registration.made(_marker(folder, kind))):
                 continue
             if registration.way == "copy":
                 in_store += size
@@ -158,11 +169,18 @@ def added_by_others(
     return added, in_store
 
 
-def _to_make(name: str, folder: Path, quantizations: Sequence[str]) -> tuple[list[str], bool]:
-    """Return the quantizations that are missing, and whether the model is merged and converted for them."""
+def _to_make(
+    name: str, folder: Path, quantizations: Sequence[str], measured_unquantized: bool
+) -> tuple[list[str], bool]:
+    """Return the quantizations that are missing, and whether the model is merged and converted.
+
+    An unquantized GGUF that is measured is made once more only if nothing says that it has been measured.
+    """
     gguf = folder / "gguf"
     missing = [kind for kind in quantizations if not (gguf / f"{name}.{kind}.gguf").exists()]
-    return missing, bool(missing) and not (gguf / f"{name}.unquantized.gguf").exists()
+    unquantized = gguf / f"{name}.unquantized"
+    wanted = bool(missing) or (measured_unquantized and not unquantized.with_name(f"{unquantized.name}.json").exists())
+    return missing, wanted and not unquantized.with_name(f"{unquantized.name}.gguf").exists()
 
 
 def _marker(folder: Path, quantization: str) -> Path:

@@ -25,6 +25,7 @@ from ollamake.ollama_server import OllamaServer, ServerUnreachable
 from ollamake.program_start import require_starting
 from ollamake.published_quality import CANDIDATES
 from ollamake.questions import read_questions
+from ollamake.text_checks import check_texts
 
 log = logging.getLogger("ollamake")
 
@@ -42,7 +43,8 @@ def check_inputs(
     ``spec``: base, adapters (path, weight), made_here (those of the folders that a rule makes, which are checked when they are
     merged), dtype, quantizations ("auto" among them: one that is not chosen yet), target, host, store, questions,
     compiler_needed, tools (program and path of those found here), keep_merged, keep_unquantized, jobs_run_here, disk_gib
-    (what the build may take, or None).
+    (what the build may take, or None). All of this optional: texts (calibration and evaluation: text and chat files of each),
+    compared (types that are measured, not registered), measured_unquantized (whether it is a base that is measured).
 
     ``now`` (all of it optional): chosen (types that "auto" means by the plan that is there; none without one),
     builds_llama_cpp (whether programs of it are still to be built; true if not said), others (the other models of the
@@ -60,9 +62,11 @@ def check_inputs(
     if spec["questions"]:
         questions = read_questions(Path(spec["questions"]), f"models.{name}.answers.questions")
         log.info("%d questions", len(questions))
+    _check_texts(name, spec.get("texts", {}))
     server = _check_server(name, spec)
     chosen = now.get("chosen", [])
     quantizations = _counted(spec["quantizations"], chosen)
+    compared = [kind for kind in spec.get("compared", []) if kind not in quantizations]
     registration = _registration(server, Path(spec["store"]), results)
     keep = {"keep_merged": spec["keep_merged"], "keep_unquantized": spec["keep_unquantized"]}
     job, edited, needs = None, None, None
@@ -71,8 +75,11 @@ def check_inputs(
         peak = DiskPeak(needed, "an allowance for the demo", needed, 0)
     else:
         plan, edited = _plan(name, spec)
-        peak = disk_peak(plan, name, results / name, quantizations, registration, **keep, builds_tools=builds_tools)
-        job, needs = largest_job(plan, quantizations)
+        peak = disk_peak(
+            plan, name, results / name, quantizations, registration, **keep, builds_tools=builds_tools,
+            compared=compared, measured_unquantized=spec.get("measured_unquantized", False),
+        )  # fmt: skip
+        job, needs = largest_job(plan, [*quantizations, *compared])
     others = [{**other, "quantizations": _counted(other["quantizations"])} for other in now.get("others", [])]
     added, in_store = added_by_others(others, results, registration, **keep)
     peak = replace(peak, others=added, others_in_store=in_store)
@@ -102,6 +109,16 @@ def check_inputs(
         "largest_job": None if needs is None else {"job": job, "memory_gb": _gb(needs.mem_mb * 1e6)},
         "memory_free_gb": None if memory is None else _gb(memory.free),
     }
+
+
+def _check_texts(name: str, texts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+    """Check the text to calibrate on, then the text to measure on, also against the former."""
+    others: tuple[str, list[Path], list[Path]] = ("", [], [])
+    for purpose, key in (("calibration", "imatrix"), ("evaluation", "quality")):
+        if purpose in texts:
+            one = (f"models.{name}.{key}", *(list(map(Path, texts[purpose][kind])) for kind in ("text", "chat")))
+            check_texts(*one, *others)
+            others = one
 
 
 def _check_server(name: str, spec: Mapping[str, Any]) -> OllamaServer | None:

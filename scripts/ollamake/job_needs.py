@@ -36,6 +36,15 @@ _CONVERT_BYTES = 700_000_000
 _CONVERT_BYTES_PER_ELEMENT = {"F16": 5.4, "BF16": 7.4, "F32": 5.4}
 """Of the largest tensor, by the type that is written; mapped source pages included (measured on 512 million elements)."""
 _QUANTIZE_BYTES = 150_000_000
+_RUN_BYTES = 1_000_000_000
+"""What llama.cpp has beside the weights when it runs a model: KV cache and buffers for 2048 tokens (540 MB of KV cache for a 32B)
+and the Python process that started it."""
+_LOGIT_BYTES = 10_240
+"""For each token of the vocabulary: the float32 logits of half a batch of 2048 and of a micro-batch of 512, and the 16-bit
+log-probabilities of a chunk, or for an importance matrix the logits of the whole batch."""
+_COPIES_OF_WEIGHTS = 2
+"""Quantized weights are mapped, and a copy is arranged for the processor (417 MB measured for a file of 72 MB)."""
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight")
 
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 
@@ -87,6 +96,32 @@ def quantize(source: str, quantization: str, largest_tensor: int, output_bytes: 
     row = stored + (0 if source == "F32" else 4) + QUANTIZATION_TYPES[quantization].bits_per_weight / 8
     buffer = min(row * largest_tensor, MAX_BUFFER_MIB << 20)
     return Needs(_mb(_QUANTIZE_BYTES + buffer + stored * largest_tensor), _mb(output_bytes))
+
+
+def compute_imatrix(plan: Mapping[str, Any]) -> Needs:
+    """Return the needs of llama-imatrix on the unquantized GGUF."""
+    return Needs(_mb(_RUN_BYTES + unquantized_bytes(plan) + _LOGIT_BYTES * vocabulary(plan)), _mb(METADATA_BYTES))
+
+
+def evaluate(plan: Mapping[str, Any], quantization: str | None) -> Needs:
+    """Return the needs of llama-perplexity on a quantization, or on the unquantized GGUF (None).
+
+    The log-probabilities of the latter go to the disk only where there is room.
+    """
+    weights = (
+        unquantized_bytes(plan) if quantization is None else _COPIES_OF_WEIGHTS * quantized_bytes(plan, quantization)
+    )
+    return Needs(_mb(_RUN_BYTES + weights + _LOGIT_BYTES * vocabulary(plan)), 1)
+
+
+def measure_speed(plan: Mapping[str, Any], quantization: str) -> Needs:
+    """Return the needs of llama-bench on a quantization."""
+    return Needs(_mb(_RUN_BYTES + _COPIES_OF_WEIGHTS * quantized_bytes(plan, quantization)), 1)
+
+
+def vocabulary(plan: Mapping[str, Any]) -> int:
+    """Return the rows of the embedding."""
+    return max((one["shape"][0] for one in _tensors(plan) if one["name"].endswith(_EMBEDDINGS)), default=0)
 
 
 def largest_job(plan: Mapping[str, Any], quantizations: Iterable[str]) -> tuple[str, Needs]:

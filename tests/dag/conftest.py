@@ -11,13 +11,22 @@ import pytest
 from dag_build import Build, save_small_adapter, save_small_base
 from snakemake_runs import LLAMA_CPP, REPOSITORY
 
+PROGRAMS = (
+    "llama-quantize",
+    "llama-tokenize",
+    "llama-fit-params",
+    "llama-imatrix",
+    "llama-perplexity",
+    "llama-bench",
+)
+
 
 @pytest.fixture(scope="session")
 def programs(llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with llama.cpp's programs and source, as a user may name it in tools.llama_cpp."""
     folder = tmp_path_factory.mktemp("llama.cpp")
     (folder / "bin").mkdir()
-    for program in ("llama-quantize", "llama-tokenize", "llama-fit-params"):
+    for program in PROGRAMS:
         shutil.copy2(llama_cpp(program), folder / "bin")
     (folder / "source").symlink_to(LLAMA_CPP / "source")
     return folder

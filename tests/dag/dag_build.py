@@ -15,6 +15,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from ollamake.demo_base import save_base, train_tokenizer
 
+PAGES = ("write_overview", "write_page")
+
 
 def save_small_base(folder: Path, seed: int = 1) -> None:
     """Save a random Qwen2 in three shards, with a tokenizer and chat template of its own."""
@@ -62,8 +64,26 @@ class Build:
         assert done.returncode == 0, done.stdout
         return done.stdout
 
+    def run_to_failure(self, *arguments: str | Path) -> str:
+        """Run Snakemake and return what it printed; it must fail."""
+        done = run_snakemake("--configfile", "mine.yaml", *arguments, folder=self.folder)
+        assert done.returncode != 0, done.stdout
+        return done.stdout
+
     def planned(self, *arguments: str) -> dict[str, int]:
-        """Return rule -> number of jobs of a dry run, `all` itself left out."""
+        """Return rule -> number of jobs of a dry run, without `all` itself and the pages of the report.
+
+        These follow whatever is shown on them, see planned_pages.
+        """
+        jobs = self._planned(*arguments)
+        return {rule: count for rule, count in jobs.items() if rule not in PAGES}
+
+    def planned_pages(self) -> dict[str, int]:
+        """Return rule -> number of jobs of a dry run that write pages of the report."""
+        jobs = self._planned()
+        return {rule: count for rule, count in jobs.items() if rule in PAGES}
+
+    def _planned(self, *arguments: str) -> dict[str, int]:
         self.write_config()
         jobs = planned_jobs(self.run("-n", *arguments))
         jobs.pop("all", None)

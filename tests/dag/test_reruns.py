@@ -52,6 +52,14 @@ def test_two_parameters_that_swap_values(build: Build) -> None:
     assert build.planned() == PROMPT
 
 
+def test_the_pages_of_the_report_follow_what_they_show(build: Build) -> None:
+    assert build.planned_pages() == {}
+    build.model()["ollama"]["system"] = "Answer briefly."
+    assert build.planned_pages() == {"write_overview": 1}
+    build.config["plan"] = {"margin_gib": 2}
+    assert build.planned_pages() == {"write_overview": 1, "write_page": 1}
+
+
 def test_another_name_in_ollama(build: Build) -> None:
     build.model()["ollama"]["name"] = "road"
     assert build.planned() == PROMPT

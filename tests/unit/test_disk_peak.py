@@ -56,6 +56,38 @@ def test_a_32b_that_keeps_everything(tmp_path: Path) -> None:
     assert found.needed / 1e9 == pytest.approx(2 * 65.53 + 19.85 + 34.82, rel=0.002)
 
 
+def test_types_that_are_only_measured_are_quantized_and_not_registered(tmp_path: Path) -> None:
+    alone = peak_of(tmp_path, "Q4_K_M", registration=SERVER, keep_merged=True, keep_unquantized=True)
+    keep = {"keep_merged": True, "keep_unquantized": True}
+    found = disk_peak(BIG, "m", tmp_path, ["Q4_K_M"], SERVER, **keep, compared=["Q2_K", "Q4_K_M"])
+    assert found.stays - alone.stays == quantized_bytes(BIG, "Q2_K")
+    copied = disk_peak(BIG, "m", tmp_path, ["Q4_K_M"], COPY, **keep, compared=["Q2_K"])
+    assert copied.in_store == quantized_bytes(BIG, "Q4_K_M")
+
+
+def test_a_base_that_is_measured_is_merged_and_converted(tmp_path: Path) -> None:
+    keep = {"keep_merged": False, "keep_unquantized": False}
+    assert disk_peak(BIG, "m", tmp_path, [], SHARED, **keep).needed == 0
+    found = disk_peak(BIG, "m", tmp_path, [], SHARED, **keep, measured_unquantized=True)
+    assert found.step == "converting to GGUF"
+    assert found.needed / 1e9 == pytest.approx(131.1, abs=0.1)
+    assert found.stays == 0
+    (tmp_path / "gguf").mkdir()
+    (tmp_path / "gguf/m.unquantized.json").touch()
+    assert disk_peak(BIG, "m", tmp_path, [], SHARED, **keep, measured_unquantized=True).needed == 0
+
+
+def test_what_other_models_measure_is_counted(tmp_path: Path) -> None:
+    other = {"name": "o", "base_bytes": 2 * 10**9, "quantizations": []}
+    keep = {"keep_merged": True, "keep_unquantized": True}
+    assert added_by_others([other], tmp_path, COPY, **keep) == (0, 0)
+    base = added_by_others([other | {"measured_unquantized": True}], tmp_path, COPY, **keep)
+    assert base == (4 * 10**9 + METADATA_BYTES, 0)
+    added, in_store = added_by_others([other | {"compared": ["Q8_0"]}], tmp_path, COPY, **keep)
+    assert added == 4 * 10**9 + METADATA_BYTES + round(10**9 * 8.501 / 8) + METADATA_BYTES
+    assert in_store == 0
+
+
 def test_many_quantizations_beside_the_unquantized_file(tmp_path: Path) -> None:
     found = peak_of(tmp_path, "Q8_0", "Q6_K", "Q5_K_M")
     assert found.step == "quantizing to Q5_K_M"

@@ -426,3 +426,37 @@ def test_the_entry_point(make_base: Callable[..., Path], tmp_path: Path) -> None
     assert json.loads(output.read_text())["disk_other_models_gb"] == 0
     check_inputs_script.main([*asked, "--now", json.dumps({"others": [other_model("n", "auto")]})])
     assert json.loads(output.read_text())["disk_other_models_gb"] > 0.34
+
+
+def texts(folder: Path, evaluation: str, calibration: str | None = None) -> dict[str, Any]:
+    (folder / "e.txt").write_text(evaluation, encoding="utf-8")
+    found = {"evaluation": {"text": [str(folder / "e.txt")], "chat": []}}
+    if calibration is not None:
+        (folder / "c.txt").write_text(calibration, encoding="utf-8")
+        found["calibration"] = {"text": [str(folder / "c.txt")], "chat": []}
+    return found
+
+
+def test_texts_are_checked_before_work_starts(make_base: Callable[..., Path], tmp_path: Path) -> None:
+    base = make_base()
+    given = texts(tmp_path, "A sentence of some length.\nAnother one of some length.\n", "Something else altogether.\n")
+    check_inputs("m", spec(base, None, texts=given), tmp_path / "results")
+    for evaluation, calibration, message in (
+        (" \n", None, r"models\.m\.quality\.text"),
+        ("fine\n", " \n", r"models\.m\.imatrix\.text"),
+        ("A sentence of some length.\n", "Before. A sentence of some length.\n", r"models\.m\.quality\.text.*100 %"),
+    ):
+        given = texts(tmp_path, evaluation, calibration)
+        with pytest.raises(OllamakeError, match=message):
+            check_inputs("m", spec(base, None, texts=given), tmp_path / "results")
+
+
+def test_types_that_are_only_measured_take_disk(
+    make_base: Callable[..., Path], tmp_path: Path, peaks: list[DiskPeak]
+) -> None:
+    base = make_base()
+    check_inputs("m", spec(base, None), tmp_path / "results")
+    check_inputs("m", spec(base, None, compared=["Q6_K", "Q8_0"]), tmp_path / "results")
+    check_inputs("m", spec(base, None, quantizations=[], measured_unquantized=True), tmp_path / "results")
+    alone, compared, unquantized = (peak.stays for peak in peaks)
+    assert compared > alone > unquantized > 0

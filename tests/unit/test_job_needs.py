@@ -135,3 +135,19 @@ def test_the_largest_job() -> None:
     assert needs == job_needs.convert(dense)
     small = plan_of({"embed": [4096, 256]})
     assert job_needs.largest_job(small, ["Q4_K_M"])[0] == "merging one"
+
+
+def test_running_a_32b_model() -> None:
+    """By the figures of Qwen2.5-32B: 65.5 GB unquantized, 19.9 GB as Q4_K_M, a vocabulary of 152,064."""
+    rows = 32_763_876_352 // 5120
+    plan = plan_of({"model.embed_tokens.weight": [152_064, 5120], "rest": [rows - 152_064, 5120]})
+    assert job_needs.vocabulary(plan) == 152_064
+    assert 69_000 > job_needs.evaluate(plan, None).mem_mb > 65_500 + 1_500
+    assert 43_000 > job_needs.evaluate(plan, "Q4_K_M").mem_mb > 2 * 19_800 + 1_500
+    assert job_needs.compute_imatrix(plan).mem_mb == pytest.approx(job_needs.evaluate(plan, None).mem_mb, rel=0.01)
+    assert 2 * 19_800 < job_needs.measure_speed(plan, "Q4_K_M").mem_mb < job_needs.evaluate(plan, "Q4_K_M").mem_mb
+
+
+def test_a_head_or_an_embedding_tells_the_vocabulary() -> None:
+    assert job_needs.vocabulary(plan_of({"transformer.wte.weight": [50_257, 768]})) == 50_257
+    assert job_needs.vocabulary(plan_of({"x": [5, 5]})) == 0

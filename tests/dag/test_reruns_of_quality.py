@@ -1,0 +1,161 @@
+"""After a finished build that is measured, each single edit measures, quantizes and registers exactly what it must."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dag_build import Build
+
+EVALUATION = "設計速度80km/hの道路の最小曲線半径は280mである。 The clothoid joins a straight and a curve.\n"
+CALIBRATION = "縦断曲線は勾配の変化点で衝撃を和らげる。 Gutters carry the water of the road away.\n"
+SUMMED_UP = {"summarize_quality": 1, "judge_quality": 2}
+MEASURED = {"evaluate_reference": 1, "gather_quality": 1, **SUMMED_UP}
+ONE_MORE = {"check_inputs": 1, "quantize": 1, "evaluate_quality": 1, "measure_speed": 1, **MEASURED}
+
+
+@pytest.fixture(scope="module")
+def measured_build(finished: Build, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """The finished build, calibrated and measured. Tests that edit take a copy."""
+    folder = tmp_path_factory.mktemp("measured") / "work"
+    shutil.copytree(finished.folder, folder, symlinks=True)
+    build = Build(folder, json.loads(json.dumps(finished.config)))
+    (folder / "evaluation.txt").write_text(EVALUATION * 40, encoding="utf-8")
+    (folder / "calibration.txt").write_text(CALIBRATION * 40, encoding="utf-8")
+    build.model()["imatrix"] = {"text": ["calibration.txt"], "context": 128}
+    build.model()["quality"] = {"text": ["evaluation.txt"], "context": 128, "chunks": 8, "max_kld_mean": 5.0}
+    build.write_config()
+    build.run("--cores", "2", "all")
+    return build
+
+
+@pytest.fixture
+def measured(measured_build: Build, tmp_path: Path) -> Iterator[Build]:
+    """A copy of it, with its times, to be edited."""
+    folder = tmp_path / "work"
+    shutil.copytree(measured_build.folder, folder, symlinks=True)
+    yield Build(folder, json.loads(json.dumps(measured_build.config)))
+    shutil.rmtree(folder)
+
+
+def test_nothing(measured: Build) -> None:
+    assert measured.planned() == {}
+
+
+def test_the_log_probabilities_are_gone(measured: Build) -> None:
+    assert (measured.folder / "results/small/quality/reference.json").exists()
+    assert not list(measured.folder.glob("results/**/*.kld"))
+
+
+def test_text_to_measure_on_starts_measuring_and_nothing_else(finished: Build, build: Build) -> None:
+    (build.folder / "evaluation.txt").write_text(EVALUATION * 40, encoding="utf-8")
+    build.model()["quality"] = {"text": ["evaluation.txt"], "context": 128}
+    planned = build.planned()
+    base = {"plan_merge": 1, "merge_shard": 3, "write_model_files": 1, "write_merge_report": 1, "convert_to_gguf": 1}
+    assert planned == base | {
+        "check_inputs": 2,
+        "prepare_text": 1,
+        "evaluate_reference": 1,
+        "evaluate_quality": 3,
+        "measure_speed": 2,
+        "gather_quality": 1,
+        "summarize_quality": 1,
+    }
+
+
+def test_without_the_base_nothing_is_built_of_it(build: Build) -> None:
+    (build.folder / "evaluation.txt").write_text(EVALUATION * 40, encoding="utf-8")
+    build.model()["quality"] = {"text": ["evaluation.txt"], "context": 128, "base": False, "speed": False}
+    assert build.planned() == {
+        "check_inputs": 1,
+        "prepare_text": 1,
+        "evaluate_reference": 1,
+        "evaluate_quality": 2,
+        "gather_quality": 1,
+        "summarize_quality": 1,
+    }
+
+
+def test_a_quantization_added(measured: Build) -> None:
+    """The log-probabilities are made again, since they are not kept; none of the others is measured again."""
+    measured.model()["quantizations"].append("Q5_K_M")
+    assert measured.planned() == ONE_MORE | {"judge_quality": 3, "write_modelfile": 1, "register": 1}
+    before = measured_at(measured)
+    measured.run("--cores", "2", "all")
+    after = measured_at(measured)
+    assert after.keys() - before.keys() == {"Q5_K_M.json", "Q5_K_M.speed.json", "Q5_K_M.verdict.json"}
+    same = {name for name in before if before[name] == after[name]}
+    assert {"Q4_K_M.json", "Q8_0.json", "base.json", "Q4_K_M.speed.json", "evaluation.json"} <= same
+    assert measured.planned() == {}
+
+
+def measured_at(build: Build) -> dict[str, int]:
+    """Return the times of what was measured."""
+    return {file.name: file.stat().st_mtime_ns for file in (build.folder / "results/small/quality").glob("*.json")}
+
+
+def test_a_type_to_compare_added(measured: Build) -> None:
+    measured.model()["quality"]["compare"] = ["Q2_K"]
+    assert measured.planned() == ONE_MORE
+
+
+def test_the_evaluation_text(measured: Build) -> None:
+    """It measures again and quantizes nothing."""
+    (measured.folder / "evaluation.txt").write_text(EVALUATION * 41, encoding="utf-8")
+    assert measured.planned() == {"check_overlap": 1, "prepare_text": 1, "evaluate_quality": 3, **MEASURED}
+
+
+def test_the_calibration_text(measured: Build) -> None:
+    """It quantizes again what a matrix changes, which Q8_0 is not."""
+    (measured.folder / "calibration.txt").write_text(CALIBRATION * 41, encoding="utf-8")
+    once = ("check_overlap", "prepare_text", "compute_imatrix", "quantize", "evaluate_quality", "measure_speed")
+    assert measured.planned() == dict.fromkeys((*once, "register", "check_template"), 1) | MEASURED
+
+
+def test_a_touched_text(measured: Build) -> None:
+    for name in ("evaluation.txt", "calibration.txt"):
+        (measured.folder / name).touch()
+    assert measured.planned() == {}
+
+
+def test_a_limit(measured: Build) -> None:
+    """It judges again: no model is run, none registered again."""
+    measured.model()["quality"]["max_kld_mean"] = 4.0
+    assert measured.planned() == SUMMED_UP
+
+
+def test_a_limit_between_two_types_registers_one_of_them(measured: Build) -> None:
+    """The one beyond it keeps its GGUF; the message says by how much it fails, and what would pass."""
+    found = json.loads((measured.folder / "results/small/quality.json").read_text(encoding="utf-8"))
+    kld = {row["type"]: row["kld_mean"] for row in found["rows"]}
+    assert kld["Q8_0"] < kld["Q4_K_M"]
+    shutil.rmtree(measured.folder / "results/small/ollama")
+    shutil.rmtree(measured.folder / "results/ollama-store")
+    measured.model()["quality"]["max_kld_mean"] = limit = (kld["Q8_0"] + kld["Q4_K_M"]) / 2
+    measured.write_config()
+    done = measured.run_to_failure("--cores", "2", "--keep-going", "all")
+    registered = measured.folder / "results/small/ollama"
+    assert (registered / "Q8_0/registered.json").exists()
+    assert not (registered / "Q4_K_M/registered.json").exists()
+    assert (measured.folder / "results/small/gguf/small.Q4_K_M.gguf").exists()
+    end = done[done.rindex("judge_quality failed") :]
+    assert "max_kld_mean" in end
+    assert f"{limit:.2g}"[:4] in end
+    assert "Q8_0" in end
+    assert "quality.svg" in end
+
+
+def test_a_warning_instead_of_a_stop(measured: Build) -> None:
+    """Nothing waits for a verdict any more, so what is registered is so on other grounds."""
+    measured.model()["quality"] |= {"on_fail": "warn", "max_kld_mean": 0.0}
+    assert measured.planned() == {"summarize_quality": 1, "register": 2}
+    said = measured.run("--cores", "2", "all")
+    assert "max_kld_mean" in said[said.index("steps (100%) done") :]
+
+
+def test_a_system_prompt_measures_nothing(measured: Build) -> None:
+    measured.model()["ollama"]["system"] = "Answer briefly."
+    assert measured.planned() == {"write_modelfile": 2, "register": 2}

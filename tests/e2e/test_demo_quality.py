@@ -1,0 +1,131 @@
+"""What quantization loses of the trained demo, with and without an importance matrix: by the whole chain and real programs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from snakemake_runs import LLAMA_CPP, REPOSITORY, run_snakemake
+
+from ollamake.file_digest import sha256_of
+
+DEMO = REPOSITORY / "resources/demo"
+PROGRAMS = (
+    "llama-quantize",
+    "llama-tokenize",
+    "llama-fit-params",
+    "llama-imatrix",
+    "llama-perplexity",
+    "llama-bench",
+)
+
+
+def write_config(work: Path, **quality: Any) -> None:
+    text = REPOSITORY / "config/demo"
+    shared = {
+        "base": "trained/base",
+        "adapter": "trained/adapter",
+        "quantizations": ["Q4_K_M", "Q8_0"],
+        "quality": {"chat": [str(text / "road_design.jsonl")], "context": 64, "compare": ["Q2_K", "F16"]} | quality,
+    }
+    config = {
+        "models": {
+            "plain": shared,
+            "calibrated": shared | {"imatrix": {"chat": [str(text / "calibration.jsonl")], "context": 32}},
+        },
+        "ollama": {"target": "store"},
+        "tools": {"llama_cpp": str(LLAMA_CPP)},
+    }
+    (work / "mine.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(config))), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def measured(llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory in which the demo was measured twice: plain and calibrated."""
+    for program in PROGRAMS:
+        llama_cpp(program)
+    trained = [DEMO / "base/config.json", DEMO / "adapter/adapter_config.json"]
+    done = run_snakemake("--cores", "2", *(file.relative_to(REPOSITORY) for file in trained), folder=REPOSITORY)
+    assert done.returncode == 0, done.stdout
+    work = tmp_path_factory.mktemp("quality")
+    shutil.copytree(DEMO, work / "trained")
+    write_config(work)
+    done = run_snakemake("--cores", "2", "quality", "--configfile", "mine.yaml", folder=work)
+    assert done.returncode == 0, done.stdout
+    return work
+
+
+def rows(work: Path, model: str) -> dict[str, dict[str, Any]]:
+    summary = json.loads((work / f"results/{model}/quality.json").read_text(encoding="utf-8"))
+    return {row["type"]: row for row in summary["rows"]}
+
+
+@pytest.mark.parametrize("model", ["plain", "calibrated"])
+def test_fewer_bits_lose_more(measured: Path, model: str) -> None:
+    found = rows(measured, model)
+    assert found["Q2_K"]["kld_mean"] > found["Q4_K_M"]["kld_mean"] > found["Q8_0"]["kld_mean"] > 0
+    assert found["Q2_K"]["same_top"] < found["Q4_K_M"]["same_top"] < found["Q8_0"]["same_top"] < 1
+    assert found["Q8_0"]["kld_mean"] < 0.003
+    assert [row for row in found if not found[row]["compared_only"]] == ["Q8_0", "Q4_K_M"]
+
+
+def test_the_fine_tune_differs_from_itself_by_the_rounding_of_what_is_stored(measured: Path) -> None:
+    """llama-perplexity stores log-probabilities with 16 bits, and prints six decimals."""
+    itself = rows(measured, "plain")["F16"]
+    assert abs(itself["kld_mean"]) <= 2e-6
+    assert itself["same_top"] == 1
+    assert itself["ppl_ratio"] == 1
+
+
+def test_training_changes_the_model_more_than_quantizing(measured: Path) -> None:
+    summary = json.loads((measured / "results/plain/quality.json").read_text(encoding="utf-8"))
+    base = summary["base"]
+    assert base["kld"]["mean"]["value"] > 10 * rows(measured, "plain")["Q2_K"]["kld_mean"]
+    assert base["ppl_ratio"]["value"] > 2
+    # One base serves both models.
+    assert sorted(file.name for file in (measured / "results").iterdir()) == [
+        "calibrated", "ghosts", "plain", "plain-base",
+    ] or sorted(file.name for file in (measured / "results").iterdir()) == ["calibrated", "plain", "plain-base"]  # fmt: skip
+
+
+def test_an_importance_matrix_changes_the_bytes_and_loses_less(measured: Path) -> None:
+    plain, calibrated = rows(measured, "plain"), rows(measured, "calibrated")
+    for kind in ("Q4_K_M", "Q2_K"):
+        assert calibrated[kind]["kld_mean"] < plain[kind]["kld_mean"]
+        assert (plain[kind]["imatrix"], calibrated[kind]["imatrix"]) == (False, True)
+        one, other = (measured / f"results/{model}/gguf/{model}.{kind}.gguf" for model in ("plain", "calibrated"))
+        assert sha256_of(one) != sha256_of(other)
+    assert calibrated["Q8_0"]["kld_mean"] == plain["Q8_0"]["kld_mean"]
+    assert calibrated["Q8_0"]["imatrix"] is False
+
+
+def test_conversations_are_read_as_in_training(measured: Path) -> None:
+    """By the chat template, and each of its special tokens as one token."""
+    text = (measured / "results/plain/quality/evaluation.txt").read_text(encoding="utf-8")
+    assert text.startswith(
+        "<|im_start|>user\n設計速度80km/hの道路の最小曲線半径は？<|im_end|>\n<|im_start|>assistant\n"
+    )
+    record = json.loads((measured / "results/plain/quality/evaluation.json").read_text(encoding="utf-8"))
+    assert record["parse_special"] is True
+    # Read letter by letter, the markers alone would be more tokens than these.
+    assert record["tokens"] < 2600
+    reference = json.loads((measured / "results/plain/quality/reference.json").read_text(encoding="utf-8"))
+    assert reference["chunks"] == record["chunks"] == record["tokens"] // 64
+
+
+def test_one_type_passes_a_limit_and_another_fails(measured: Path) -> None:
+    found = rows(measured, "plain")
+    limit = (found["Q4_K_M"]["kld_mean"] + found["Q8_0"]["kld_mean"]) / 2
+    write_config(measured, max_kld_mean=limit)
+    done = run_snakemake("--cores", "2", "--keep-going", "all", "--configfile", "mine.yaml", folder=measured)
+    assert done.returncode == 1
+    registered = measured / "results/plain/ollama"
+    assert (registered / "Q8_0/registered.json").exists()
+    assert not (registered / "Q4_K_M/registered.json").exists()
+    assert (measured / "results/plain/gguf/plain.Q4_K_M.gguf").exists()
+    assert "models.plain.quality.max_kld_mean" in done.stdout[done.stdout.index("judge_quality failed") :]
