@@ -1,19 +1,52 @@
-"""What all tests share: llama.cpp's programs as the workflow itself builds them."""
+"""What all tests share: llama.cpp's programs as the workflow itself builds them, and how tests share the cores.
+
+A whole run takes two cores or more, up to four, with a process each (pytest-xdist); files that are named are run in this
+process.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import background_builds
 import pytest
-from snakemake_runs import LLAMA_CPP, REPOSITORY, run_snakemake
+from work_units import WorkUnits, position
+
+from ollamake.llama_cpp_source import usable_cores
+
+MOST_WORKERS = 4
+"""Each has its own fixtures and a gigabyte of libraries."""
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Begin to compile what the tests with a real Ollama need, while those before them leave a core idle."""
-    if not session.config.option.collectonly and any("ollama_on_path" in item.fixturenames for item in session.items):
-        background_builds.begin()
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return how many processes run the tests besides this one; 0: this one does."""
+    named_files = all(".py" in argument for argument in config.args)
+    cores = min(usable_cores(), MOST_WORKERS)
+    return 0 if named_files or cores == 1 else cores
+
+
+def pytest_xdist_setupnodes() -> None:
+    """Let idle threads sleep, here and in programs that tests start: waiting busily, they keep the cores from others."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> WorkUnits:
+    """Return what hands the tests out to the processes."""
+    return WorkUnits(config, log)
+
+
+def pytest_xdist_node_collection_finished(ids: Sequence[str]) -> None:
+    """Begin to compile what the tests need, while those that need nothing run."""
+    background_builds.begin(ids)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests into the order in which they are handed out; the processes must agree on it."""
+    items.sort(key=lambda item: position(item.nodeid))
 
 
 def pytest_sessionfinish() -> None:
@@ -24,14 +57,4 @@ def pytest_sessionfinish() -> None:
 @pytest.fixture(scope="session")
 def llama_cpp() -> Callable[[str], Path]:
     """Return a function that gives a program of llama.cpp, built by the workflow's own rule where it is not yet."""
-
-    def program(name: str) -> Path:
-        path = LLAMA_CPP / "bin" / name
-        if not path.exists():
-            background_builds.wait("llama-server")
-        if not path.exists():
-            done = run_snakemake("--cores", "all", path.relative_to(REPOSITORY), folder=REPOSITORY)
-            assert path.exists(), done.stdout
-        return path
-
-    return program
+    return background_builds.llama_cpp_program

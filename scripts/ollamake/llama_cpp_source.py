@@ -99,12 +99,23 @@ def compile_program(source: Path, build: Path, program: str, jobs: int) -> Path:
     compiler's output when that fails.
     """
     require_compiler()
+    remove_build_of_another_place(source, build)
     cmake = _tool("cmake")
     options = [f"-D{name}={value}" for name, value in _CMAKE_OPTIONS.items()]
     generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}"]
     _run([cmake, "-S", str(source), "-B", str(build), *generator, *options], "configuring llama.cpp")
     _run([cmake, "--build", str(build), "--target", program, "--parallel", str(jobs)], f"compiling {program}")
     return build / "bin" / program
+
+
+def remove_build_of_another_place(source: Path, build: Path) -> None:
+    """Remove what was compiled before the folder was moved or copied: CMake refuses to go on with it."""
+    cache = build / "CMakeCache.txt"
+    if not cache.is_file():
+        return
+    home = f"CMAKE_HOME_DIRECTORY:INTERNAL={source.resolve()}"
+    if home not in cache.read_text(encoding="utf-8", errors="replace").splitlines():
+        shutil.rmtree(build)
 
 
 def usable_cores() -> int:

@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ollamake.plan_figures import gb
+
 Quality = Mapping[str, Any]
 Row = Mapping[str, Any]
 
@@ -26,6 +28,11 @@ def ppl_ratio(one: Mapping[str, Any], reference: Mapping[str, Any]) -> tuple[flo
     """
     ratio = one["ppl"]["value"] / reference["ppl"]["value"]
     return ratio, one["ppl_ratio"]["error"] * ratio / one["ppl_ratio"]["value"]
+
+
+def size_words(size: float) -> str:
+    """Return a size in bytes in words: 19.85 GB, 2.40 MB."""
+    return f"{gb(round(size))} GB" if abs(size) >= 5e7 else f"{size / 1e6:.2f} MB"
 
 
 def plain(value: float) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ollamake.errors import OllamakeError
-from ollamake.plan_figures import gb, one_line
-from ollamake.quality_figures import Quality, Row, row_of
+from ollamake.plan_figures import one_line
+from ollamake.quality_figures import Quality, Row, row_of, size_words
 from ollamake.quality_recommendation import what_helps
 
 
@@ -52,4 +52,4 @@ def _described(quality: Quality, row: Row) -> str:
     place = "" if quality["budget"] is None else f" {one_line(quality['budget']['name'])}"
     fits = {True: f"fits{place}", False: f"does not fit{place}", None: "whether it fits is unknown"}[row["fits"]]
     only = ", measured for comparison only" if row["compared_only"] else ""
-    return f"{row['type']} ({gb(row['size'])} GB, {fits}{only})"
+    return f"{row['type']} ({size_words(row['size'])}, {fits}{only})"

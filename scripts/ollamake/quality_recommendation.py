@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ollamake.plan_figures import gb, gib, one_line
+from ollamake.plan_figures import gib, one_line
 from ollamake.published_quality import quality_class
-from ollamake.quality_figures import GOOD_KLD, Quality, Row, mean_kld, percent, plain, row_of
+from ollamake.quality_figures import GOOD_KLD, Quality, Row, mean_kld, percent, plain, row_of, size_words
 from ollamake.quality_verdict import has_limits
 
 
@@ -63,7 +63,7 @@ def _sentence(quality: Quality, row: Row, limited: bool, known: bool) -> str:
     place = "" if quality["budget"] is None else f" {one_line(quality['budget']['name'])}"
     fits = f" that fits{place}" if known else "; whether it fits is unknown"
     sentences = [
-        f"{kind} ({gb(row['size'])} GB, mean KLD {mean_kld(row)}) is the smallest measured type {what}{fits}"
+        f"{kind} ({size_words(row['size'])}, mean KLD {mean_kld(row)}) is the smallest measured type {what}{fits}"
         + (", as planned." if kind == quality["planned"] else ".")
     ]
     if kind != quality["planned"] and quality["planned"] is not None:
@@ -81,7 +81,7 @@ def _beside_the_plan(quality: Quality, row: Row) -> str:
     other = row_of(quality, planned)
     if other is None and planned == quality["reference"]["type"]:
         return (
-            f"The plan's choice is the unquantized {planned} ({gb(quality['reference']['gguf_size'])} GB):"
+            f"The plan's choice is the unquantized {planned} ({size_words(quality['reference']['gguf_size'])}):"
             f" {_saved(quality['reference']['gguf_size'] - row['size'], None)}, mean KLD {mean_kld(row)} given up, measured on"
             " this text."
         )
@@ -95,7 +95,7 @@ def _beside_the_plan(quality: Quality, row: Row) -> str:
         memory = other["total_mib"] - row["total_mib"]
     lost = row["kld_mean"] - other["kld_mean"]
     sentence = (
-        f"Against the plan's choice {planned} ({gb(other['size'])} GB, mean KLD {mean_kld(other)}):"
+        f"Against the plan's choice {planned} ({size_words(other['size'])}, mean KLD {mean_kld(other)}):"
         f" {_saved(other['size'] - row['size'], memory)}, {plain(abs(lost))} nats a token"
         f" {'given up' if lost >= 0 else 'gained'}, both measured on this text."
     )
@@ -111,7 +111,7 @@ def _beside_the_plan(quality: Quality, row: Row) -> str:
 
 
 def _saved(size: int, mib: int | None) -> str:
-    text = f"{gb(abs(size))} GB of disk"
+    text = f"{size_words(abs(size))} of disk"
     if mib is None:
         return f"{text} {'saved' if size >= 0 else 'more'}"
     if (mib >= 0) == (size >= 0):

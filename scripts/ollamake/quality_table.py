@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from ollamake.plan_figures import UNKNOWN, gb, one_line, thousands
 from ollamake.plan_text import escaped
-from ollamake.quality_figures import Quality, Row, mean_kld, percent, plain, ppl_ratio, with_error
+from ollamake.quality_figures import Quality, Row, mean_kld, percent, plain, ppl_ratio, size_words, with_error
 from ollamake.quality_verdict import LIMITS, has_limits
 
 LEGEND = (
@@ -153,7 +153,7 @@ def _measured_on(quality: Quality) -> list[str]:
     sentences = [
         f"Text: {files}: {thousands(text['tokens'])} tokens{cut}, measured in {thousands(reference['chunks'])} chunks of"
         f" {thousands(reference['context'])} tokens, of which the second halves count: {thousands(reference['tokens'])} tokens.",
-        f"Compared with the unquantized fine-tune ({reference['type']}, {gb(reference['gguf_size'])} GB, sha256"
+        f"Compared with the unquantized fine-tune ({reference['type']}, {size_words(reference['gguf_size'])}, sha256"
         f" {reference['gguf_sha256'][:12]}): its perplexity on this text is"
         f" {with_error(reference['ppl']['value'], reference['ppl']['error'])}.",
     ]

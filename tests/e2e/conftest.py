@@ -1,46 +1,43 @@
-"""A real Ollama, found on PATH or in OLLAMA_BIN, else built from its Go module; and servers that a test may kill."""
+"""The trained demo; a real Ollama, on PATH or in OLLAMA_BIN or else built from its Go module; servers that a test may kill."""
 
 from __future__ import annotations
 
 import os
-import subprocess
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import background_builds
 import pytest
 from faulty_proxy import FaultyProxy, faulty_proxy
-from ollama_program import BUILT, OLLAMA_VERSION, found_ollama, go_install
+from ollama_program import OLLAMA_VERSION
 from registering import Kind, Server, Weights, real_ollama_at, small_weights, standing_in_at
-from snakemake_runs import LLAMA_CPP, REPOSITORY, run_snakemake
+from snakemake_runs import REPOSITORY
 
 from ollamake import ollama_server as ollama_server_module
 from ollamake.store_server import serving
 
 
-def build_ollama() -> None:
-    """Install Ollama with Go, if that was not begun before."""
-    background_builds.wait("ollama")
-    if BUILT.exists():
-        return
-    if not (LLAMA_CPP / "source/vendor").is_dir():
-        run_snakemake("--cores", "1", (LLAMA_CPP / "source.json").relative_to(REPOSITORY), folder=REPOSITORY)
-    BUILT.parent.mkdir(parents=True, exist_ok=True)
-    command, environment = go_install()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"Ollama could not be built; put one on PATH or set OLLAMA_BIN.\n{done.stderr[-3000:]}"
+@pytest.fixture(scope="module")
+def work(llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with the demo's base and adapter in `trained`, as the workflow trains them in the repository."""
+    for program in ("llama-quantize", "llama-tokenize", "llama-fit-params"):
+        llama_cpp(program)
+    demo = REPOSITORY / "resources/demo"
+    with background_builds.turn_at(demo):
+        background_builds.by_workflow(demo / "base/config.json", demo / "adapter/adapter_config.json")
+    folder = tmp_path_factory.mktemp("demo")
+    shutil.copytree(demo, folder / "trained")
+    return folder
 
 
 @pytest.fixture(scope="session")
 def ollama_on_path() -> Iterator[Path]:
     """Make `ollama` a command of this process and its children; return the program."""
-    program = found_ollama()
-    if program is None:
-        build_ollama()
-        program = BUILT
+    program = background_builds.ollama()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", f"{program.resolve().parent}{os.pathsep}{os.environ['PATH']}")
-        yield program.resolve()
+        patch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+        yield program
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any
 import httpx
 import ollama
 from dag_build import save_small_base
+from free_port import free_port
 from gguf import GGUFReader
 from snakemake_runs import LLAMA_CPP, REPOSITORY
 from stand_in.running import standing_in
@@ -36,6 +36,9 @@ Starting = Callable[[Path, Path, int], AbstractContextManager[subprocess.Popen[b
 """(models, log, port) -> a running server, the leader of its process group, that is ended afterwards."""
 
 QUANTIZATIONS = ("Q4_K_M", "Q8_0", "F16", "F32", "IQ4_NL")
+
+ONE_THREAD = {"num_thread": 1}
+"""For what computes: Ollama's threads wait for each other busily, and with other tests on the same cores that takes minutes."""
 
 REQUESTS = {
     "loaded": ("GET", "/api/ps"),
@@ -65,10 +68,7 @@ class Kind:
     def serving(self, folder: Path) -> Iterator[Server]:
         """Start a server on folder/models and end it afterwards, whether or not the test has killed it."""
         folder.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        server = Server(self, folder / "models", folder / "serve.log", port)
+        server = Server(self, folder / "models", folder / "serve.log", free_port())
         server.start()
         try:
             yield server
@@ -283,5 +283,5 @@ def assert_whole(server: Server, marker: dict[str, Any]) -> None:
 def chats(server: Server, name: str) -> int:
     """Ask a model something and return how many tokens it has answered."""
     body = {"model": name, "messages": [{"role": "user", "content": "道路"}], "stream": False}
-    options = {"num_predict": 2, "temperature": 0, "seed": 1, "num_ctx": 512}
+    options = {"num_predict": 2, "temperature": 0, "seed": 1, "num_ctx": 512, **ONE_THREAD}
     return int(server.post("/api/chat", body | {"options": options})["eval_count"])

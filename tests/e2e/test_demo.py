@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import ollama
 import pytest
 import yaml
+from registering import ONE_THREAD
 from snakemake_runs import LLAMA_CPP, REPOSITORY, run_snakemake
 from transformers import AutoTokenizer
 
@@ -23,26 +23,13 @@ from ollamake.store_server import serving
 QUESTIONS = read_examples(REPOSITORY / "config/demo/road_design.jsonl")
 SYSTEM = "道路設計の専門家として回答します。"
 QUANTIZATIONS = ("q4_k_m", "q8_0")
-DEMO = REPOSITORY / "resources/demo"
-
-
-@pytest.fixture(scope="session")
-def work(llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory with the demo's base and adapter, as the workflow trains them in the repository."""
-    for program in ("llama-quantize", "llama-tokenize", "llama-fit-params"):
-        llama_cpp(program)
-    trained = [DEMO / "base/config.json", DEMO / "adapter/adapter_config.json"]
-    done = run_snakemake("--cores", "2", *(file.relative_to(REPOSITORY) for file in trained), folder=REPOSITORY)
-    assert done.returncode == 0, done.stdout
-    folder = tmp_path_factory.mktemp("demo")
-    shutil.copytree(DEMO, folder / "trained")
-    return folder
 
 
 def build(work: Path, ollama_settings: dict[str, Any]) -> str:
     """Build the demo's model and its base in ``work`` and return what Snakemake printed."""
     shared = {"base": "trained/base", "quantizations": ["Q4_K_M", "Q8_0"]}
-    settings = {"system": SYSTEM, "parameters": {"temperature": 0.1, "top_p": 0.95}, "license": ["MIT", "CC0"]}
+    parameters = {"temperature": 0.1, "top_p": 0.95, **ONE_THREAD}
+    settings = {"system": SYSTEM, "parameters": parameters, "license": ["MIT", "CC0"]}
     answers = {"questions": str(REPOSITORY / "config/demo/road_design.jsonl"), "min_score": 0.9, "compare": ["base"]}
     config = {
         "models": {
@@ -66,7 +53,7 @@ def marker(work: Path, quantization: str) -> dict[str, Any]:
     return content
 
 
-@pytest.fixture(scope="session", params=["server", "store"])
+@pytest.fixture(scope="module", params=["server", "store"])
 def registered(request: pytest.FixtureRequest, work: Path, ollama_home: Path) -> Iterator[tuple[Path, str, str]]:
     """(work, target, address) of a server that has the demo, registered through its API or found in the store."""
     if request.param == "server":
@@ -169,6 +156,7 @@ def test_listed_and_shown_exactly(registered: tuple[Path, str, str]) -> None:
         assert parameters == {
             "temperature": "0.1",
             "top_p": "0.95",
+            "num_thread": "1",
             "stop": '"<|im_end|>"',
             "num_ctx": str(planned["num_ctx"][quantization.upper()]["tokens"]),
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from snakemake_runs import LLAMA_CPP, REPOSITORY, run_snakemake
 
 from ollamake.file_digest import sha256_of
 
-DEMO = REPOSITORY / "resources/demo"
 PROGRAMS = (
     "llama-quantize",
     "llama-tokenize",
@@ -45,15 +43,10 @@ def write_config(work: Path, **quality: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def measured(llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def measured(llama_cpp: Callable[[str], Path], work: Path) -> Path:
     """A working directory in which the demo was measured twice: plain and calibrated."""
     for program in PROGRAMS:
         llama_cpp(program)
-    trained = [DEMO / "base/config.json", DEMO / "adapter/adapter_config.json"]
-    done = run_snakemake("--cores", "2", *(file.relative_to(REPOSITORY) for file in trained), folder=REPOSITORY)
-    assert done.returncode == 0, done.stdout
-    work = tmp_path_factory.mktemp("quality")
-    shutil.copytree(DEMO, work / "trained")
     write_config(work)
     done = run_snakemake("--cores", "2", "quality", "--configfile", "mine.yaml", folder=work)
     assert done.returncode == 0, done.stdout

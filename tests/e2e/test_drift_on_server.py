@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from dag_build import Build, save_small_adapter, save_small_base
 from faulty_proxy import Answer, FaultyProxy, faulty_proxy
-from registering import Kind, Server
+from registering import ONE_THREAD, Kind, Server
 from snakemake_runs import LLAMA_CPP, planned_jobs, run_snakemake
 
 QUANTIZATIONS = ("Q4_K_M", "Q8_0")
@@ -51,7 +51,7 @@ def registered(
             "base": "base",
             "adapter": "adapter",
             "quantizations": list(QUANTIZATIONS),
-            "ollama": {"system": "道路設計の専門家。", "parameters": {"temperature": 0.1}},
+            "ollama": {"system": "道路設計の専門家。", "parameters": {"temperature": 0.1, **ONE_THREAD}},
         }
         config = {
             "models": {"small": model},
@@ -71,8 +71,9 @@ def whole(registered: Registered) -> Iterator[Registered]:
     yield registered
     registered.build.config = json.loads(original)
     registered.build.write_config()
-    registered.build.run("--cores", "2", "all")
-    assert registered.build.planned() == {}
+    # Most tests leave it so; then this is a look as well as a run.
+    if planned_jobs(registered.build.run("--cores", "2", "all")):
+        assert registered.build.planned() == {}
 
 
 def test_a_look_at_all_models_is_one_request(whole: Registered) -> None:

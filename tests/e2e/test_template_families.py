@@ -14,6 +14,7 @@ from typing import Any
 import ollama
 import pytest
 import torch
+from registering import ONE_THREAD
 from snakemake_runs import LLAMA_CPP, REPOSITORY
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
@@ -40,7 +41,7 @@ class Served:
 
     def register(self, go_template: str) -> None:
         body = {"model": self.name, "files": self.files, "template": go_template, "stream": False}
-        answer = self._post("/api/create", body | {"parameters": {"num_ctx": NUM_CTX}})
+        answer = self._post("/api/create", body | {"parameters": {"num_ctx": NUM_CTX, **ONE_THREAD}})
         assert answer == {"status": "success"}
 
     @property

@@ -23,7 +23,14 @@ from ollamake.gguf_quantization import quantize, type_argument
 from ollamake.gguf_record import estimated_size, gguf_record
 from ollamake.llama_cpp_patch import PATCH
 from ollamake.llama_cpp_programs import find_converter, find_program, program_identity
-from ollamake.llama_cpp_source import VERSION, compile_program, fetch_sdist, require_compiler, unpack
+from ollamake.llama_cpp_source import (
+    VERSION,
+    compile_program,
+    fetch_sdist,
+    remove_build_of_another_place,
+    require_compiler,
+    unpack,
+)
 
 
 def program(path: Path, text: str = "#!/bin/sh\n") -> Path:
@@ -300,3 +307,16 @@ def test_a_head_that_the_converter_left_out(tmp_path: Path, has_head: bool, part
             require_own_head(tmp_path / "m.gguf", plan)
     else:
         require_own_head(tmp_path / "m.gguf", plan)
+
+
+def test_what_was_compiled_in_another_place_is_compiled_anew(tmp_path: Path) -> None:
+    """CMake itself refuses a cache that names another source."""
+    source, build = tmp_path / "source", tmp_path / "build"
+    remove_build_of_another_place(source, build)
+    build.mkdir()
+    cache = build / "CMakeCache.txt"
+    cache.write_text(f"A=1\nCMAKE_HOME_DIRECTORY:INTERNAL={source}\n", encoding="utf-8")
+    remove_build_of_another_place(source, build)
+    assert cache.exists()
+    remove_build_of_another_place(tmp_path / "moved/source", build)
+    assert not build.exists()
