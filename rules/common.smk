@@ -122,6 +122,7 @@ BUILT = [name for name in CONFIG.models if name not in AWAITED]
 NSHARDS = {name: len(sources_of(name)[0][0]) for name in BUILT}
 MEASURED = [name for name in BUILT if CONFIG.models[name].quality.is_measured]
 CALIBRATED = [name for name in BUILT if CONFIG.models[name].calibration.is_given]
+MEASURES_CHAT = any(CONFIG.models[name].quality.evaluation.chat for name in MEASURED)
 MEASURED_BASES = {CONFIG.models[name].measured_base for name in MEASURED} - {None}
 PROGRAMS = [
     "llama-quantize",
@@ -185,11 +186,6 @@ def quantizations_of(name):
 def measured_types(name):
     """Return the types of a model that are measured, the registered ones first."""
     return list(dict.fromkeys((*quantizations_of(name), *CONFIG.models[name].quality.compare)))
-
-
-def guarded(name):
-    """Return the types of a model that are judged before they are registered."""
-    return measured_types(name) if CONFIG.models[name].quality.guards_registration else []
 
 
 def of_each_guarded(pattern):
@@ -423,13 +419,20 @@ def program_files(program):
 
 @cache
 def found_program(program):
-    """Return the program in tools.llama_cpp or on PATH, or None."""
+    """Return the program in tools.llama_cpp or on PATH, or None.
+
+    Of llama-perplexity only the one that is built here reads conversations: none is looked for on PATH then.
+    """
+    if program == "llama-perplexity" and MEASURES_CHAT and CONFIG.llama_cpp is None:
+        return None
     return or_one_message(find_program, program, CONFIG.llama_cpp)
 
 
 @cache
 def program_if_found(program):
     """Return a list of the program, which is used if it is there."""
+    if program == "llama-perplexity":
+        return [str(found)] if (found := found_program(program)) else []
     try:
         found = find_program(program, CONFIG.llama_cpp)
     except OllamakeError:
@@ -451,6 +454,13 @@ def fit_params_files():
 def fit_params_path():
     """Return where llama-fit-params is or will be; nothing where a formula takes its place."""
     return program_path("llama-fit-params") if builds_fit_params() else program_if_found("llama-fit-params")
+
+
+def require_measuring_programs():
+    """Refuse a folder in tools.llama_cpp that lacks a program to measure with, before anything runs."""
+    for program in PROGRAMS:
+        if program in ("llama-imatrix", "llama-perplexity", "llama-bench"):
+            found_program(program)
 
 
 def program_path(program):
@@ -599,6 +609,36 @@ def measured_of_types(pattern):
     return paths
 
 
+def reference_to_measure(wildcards):
+    """Return what the reference said, as an input that starts a measurement only if it has something to do anyway.
+
+    It is said anew, and the same, where the log-probabilities are made again for another measurement.
+    """
+    said = "results/{model}/quality/reference.json".format(model=wildcards.model)
+    return followed_until_done(said, QUALITY_OF_ONE.format(**wildcards), measuring_spec(wildcards))
+
+
+def measuring_spec(wildcards):
+    """Return what a measurement depends on beside files that other jobs make: the code, and a program that was found."""
+    return spec(code=code_digest("evaluate_quality"), program=program_version("llama-perplexity"))
+
+
+def released_logits(wildcards):
+    """Return what says that the log-probabilities were there for each measurement."""
+    base = ["base"] if CONFIG.models[wildcards.model].measured_base else []
+    return expand(
+        "results/{model}/quality/{measured}.released",
+        model=wildcards.model,
+        measured=base + measured_types(wildcards.model),
+    )
+
+
+def overlap_of_texts(wildcards):
+    """Return what the text to measure on shares with the text to calibrate on, where there is one."""
+    calibrated = CONFIG.models[wildcards.model].calibration.is_given
+    return f"results/{wildcards.model}/quality/overlap.json" if calibrated else []
+
+
 def measured_base(wildcards):
     """Return what was measured of the base, where it is."""
     base = CONFIG.models[wildcards.model].measured_base
@@ -614,10 +654,19 @@ def measured_speeds(wildcards):
 def verdict_before_registration(wildcards):
     """Return the verdict that a registration waits for, if there are limits.
 
-    Judging again, because another quantization was added, registers nothing again: hence ancient.
+    Judging again, because another quantization was added, registers nothing again: hence ancient, unless the model belongs
+    elsewhere now.
     """
-    guards = CONFIG.models[wildcards.model].quality.guards_registration
-    return ancient(VERDICT.format(**wildcards)) if guards else []
+    if not CONFIG.models[wildcards.model].quality.guards_registration:
+        return []
+    verdict = VERDICT.format(**wildcards)
+    try:
+        marker = json.loads(Path(MARKER.format(**wildcards)).read_text(encoding="utf-8"))
+        here = marker["target"] != "store" or Path(marker["store"]).resolve() == Path(PLACE["store"]).resolve()
+        same = here and CONFIG.target in ("auto", marker["target"])
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    return ancient(verdict) if same else verdict
 
 
 # The report ---------------------------------------------------------------------------------------------------------

@@ -11,13 +11,15 @@ OUTPUTS:
     results/{model}/gguf/{model}.imatrix.gguf                the importance matrix
     results/{model}/quality/reference.json                   perplexity of the unquantized fine-tune
     results/{model}/quality/{quant}.json, base.json          perplexity and KL divergence from the unquantized fine-tune
-    results/{model}/quality/measured.json                    of which files that was measured
     results/{model}/quality/{quant}.speed.json               tokens a second
     results/{model}/quality.{json, md, svg}                  all of it side by side, the verdicts and a recommendation
     results/{model}/quality/{quant}.verdict.json             within the limits; too bad a quantization fails here
 
-The log-probabilities of the fine-tune (reference.kld) are large. They are shared by all that is measured, and go then.
+The log-probabilities of the fine-tune (reference.kld) are large. They are shared by all that is measured, and go then;
+{quant}.released says that they were needed no more.
 """
+
+require_measuring_programs()
 
 
 rule check_overlap:
@@ -191,7 +193,7 @@ rule evaluate_quality:
     """Measure one quantization, or the base, against the unquantized fine-tune.
 
     The log-probabilities are no input: they are made again for one more quantization, which must not measure the others
-    again. gather_quality has them there as long as anything is measured; else they are made beside the measurement.
+    again. release_logits has them there as long as anything is measured; else they are made beside the measurement.
     """
     input:
         gguf=weights_measured,
@@ -199,7 +201,7 @@ rule evaluate_quality:
         reference=ancient(rules.convert_to_gguf.output.gguf),
         source=rules.convert_to_gguf.output.record,
         plan=rules.plan_merge.output,
-        said=ancient(rules.evaluate_reference.output.record),
+        said=reference_to_measure,
         text="results/{model}/quality/evaluation.txt",
         evaluation="results/{model}/quality/evaluation.json",
         program=lambda wildcards: program_files("llama-perplexity"),
@@ -219,7 +221,7 @@ rule evaluate_quality:
     params:
         logits=REFERENCE_LOGITS,
         program=lambda wildcards, input: program_path("llama-perplexity"),
-        identity=lambda wildcards: program_version("llama-perplexity"),
+        spec=measuring_spec,
     message:
         "Evaluating {wildcards.model} {wildcards.measured}"
     shell:
@@ -235,36 +237,31 @@ rule evaluate_quality:
             --reference-record {input.said:q} \
             --text {input.text:q} \
             --text-record {input.evaluation:q} \
+            --spec {params.spec:q} \
             --output {output:q} \
             --threads {threads}
         """
 
 
-rule gather_quality:
-    """Make sure that all was measured against the same; then the log-probabilities may go."""
+rule release_logits:
+    """Hold the log-probabilities until a measurement is made; when all are, they go."""
     input:
         logits=ancient(rules.evaluate_reference.output.logits),
-        base=measured_base,
-        measured=measured_of_types(QUALITY_OF_ONE),
-        script=script("gather_quality"),
-        library=library("gather_quality"),
+        measured=QUALITY_OF_ONE,
     output:
-        "results/{model}/quality/measured.json",
+        touch("results/{model}/quality/{measured}.released"),
     log:
-        "logs/gather_quality/{model}.log",
+        "logs/release_logits/{model}.{measured}.log",
     localrule: True
     conda:
         "../envs/ollama.yaml"
     resources:
         mem_mb=500,
     message:
-        "Gathering what was measured of {wildcards.model}"
+        "{wildcards.model} {wildcards.measured} needs the log-probabilities no more"
     shell:
         r"""
-        exec &> >(tee {log:q})
-        python {input.script:q} \
-            --measured {input.base:q} {input.measured:q} \
-            --output {output:q}
+        echo "{input.measured} is there" >{log:q}
         """
 
 
@@ -313,7 +310,8 @@ rule summarize_quality:
         text="results/{model}/quality/evaluation.json",
         reference=rules.evaluate_reference.output.record,
         base=measured_base,
-        gathered=rules.gather_quality.output,
+        overlap=overlap_of_texts,
+        released=released_logits,
         measured=measured_of_types(QUALITY_OF_ONE),
         records=measured_of_types("results/{model}/gguf/{model}.{quant}.json"),
         speeds=measured_speeds,

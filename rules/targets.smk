@@ -57,6 +57,7 @@ rule quality:
         CHECKED,
         QUALITY,
         VERDICTS,
+        [f"results/{name}/quality.html" for name in MEASURED],
 
 
 rule modelfiles:

@@ -28,6 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--reference-record", type=Path, required=True, help="what evaluate_reference found")
     parser.add_argument("--text", type=Path, required=True, help="the evaluation text")
     parser.add_argument("--text-record", type=Path, required=True, help="its record")
+    parser.add_argument("--spec", default="", help="what the figures depend on beside the files; stands in the output")
     parser.add_argument("--output", type=Path, required=True, help="the figures, as JSON")
     parser.add_argument("--threads", type=int, required=True, help="threads of llama-perplexity")
     return parser.parse_args(argv)
@@ -40,7 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     measured = Measured(args.measured, args.gguf, gguf_record)
     reference = Reference(args.reference_gguf, args.logits, reference_record)
     text = EvaluationText(args.text, text_record)
-    write_json(args.output, evaluate_quality(args.program, measured, reference, text, args.threads))
+    figures = evaluate_quality(args.program, measured, reference, text, args.threads)
+    write_json(args.output, figures | {"spec": args.spec})
 
 
 if __name__ == "__main__":

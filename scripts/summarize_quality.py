@@ -47,8 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     for sentence in quality["sentences"]:
         logging.info("%s", sentence)
     write_bytes(args.picture, draw_quality(quality))
-    picture = Path(os.path.relpath(args.picture, args.table.parent)).as_posix()
-    write_text(args.table, quality_markdown(quality, picture))
+    write_text(args.table, quality_markdown(quality, os.path.relpath(args.picture, args.table.parent)))
     write_json(args.output, quality)
 
 

@@ -49,9 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     records = {name: record(getattr(args, name)) for name in REQUIRED}
     optional = {name: record(file) for name in OPTIONAL if (file := getattr(args, name))}
     several = {name: [record(file) for file in getattr(args, name)] for name in ("ggufs", "markers")}
-    pictures = {file.stem: file.read_bytes() for file in args.pictures}
-    jobs = jobs_of(args.model, args.benchmarks)
-    build = Build(model=args.model, jobs=jobs, pictures=pictures, **records, **several, **optional)
+    shown = {"pictures": {file.stem: file.read_bytes() for file in args.pictures}}
+    build = Build(args.model, jobs=jobs_of(args.model, args.benchmarks), **shown, **records, **several, **optional)
     for name, page in (("overview", overview_page), ("prompts", prompts_page), ("registrations", registrations_page)):
         write_text(getattr(args, name), page(build))
 

@@ -23,7 +23,7 @@ STAGES = {
     ),
 }  # fmt: skip
 """Colours that stay apart for the colour-blind and in print: training, merge, GGUF, Ollama, quality."""
-LEFT_OUT = ("all", "gather_quality", "write_overview", "write_page")
+LEFT_OUT = ("all", "release_logits", "write_overview", "write_page")
 """Rules that say nothing about how a model is made: the target, the pages of the report, what holds a file."""
 
 

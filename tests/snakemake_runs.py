@@ -25,7 +25,8 @@ def run_snakemake(*arguments: str | Path, folder: Path, **environment: str) -> s
         stderr=subprocess.STDOUT,
         text=True,
         cwd=folder,
-        env={**os.environ, **environment},
+        # pytest-xdist tells its processes the width of its own terminal.
+        env={**{name: value for name, value in os.environ.items() if name != "COLUMNS"}, **environment},
         check=False,
     )
 

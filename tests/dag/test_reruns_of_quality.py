@@ -13,8 +13,16 @@ from dag_build import Build
 EVALUATION = "設計速度80km/hの道路の最小曲線半径は280mである。 The clothoid joins a straight and a curve.\n"
 CALIBRATION = "縦断曲線は勾配の変化点で衝撃を和らげる。 Gutters carry the water of the road away.\n"
 SUMMED_UP = {"summarize_quality": 1, "judge_quality": 2}
-MEASURED = {"evaluate_reference": 1, "gather_quality": 1, **SUMMED_UP}
-ONE_MORE = {"check_inputs": 1, "quantize": 1, "evaluate_quality": 1, "measure_speed": 1, **MEASURED}
+MEASURED = {"evaluate_reference": 1, "release_logits": 3, **SUMMED_UP}
+"""Both quantizations and the base need the log-probabilities."""
+ONE_MORE = {
+    "check_inputs": 1,
+    "quantize": 1,
+    "evaluate_quality": 1,
+    "measure_speed": 1,
+    **MEASURED,
+    "release_logits": 4,
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +69,7 @@ def test_text_to_measure_on_starts_measuring_and_nothing_else(finished: Build, b
         "evaluate_reference": 1,
         "evaluate_quality": 3,
         "measure_speed": 2,
-        "gather_quality": 1,
+        "release_logits": 3,
         "summarize_quality": 1,
     }
 
@@ -74,7 +82,7 @@ def test_without_the_base_nothing_is_built_of_it(build: Build) -> None:
         "prepare_text": 1,
         "evaluate_reference": 1,
         "evaluate_quality": 2,
-        "gather_quality": 1,
+        "release_logits": 2,
         "summarize_quality": 1,
     }
 
@@ -100,6 +108,55 @@ def measured_at(build: Build) -> dict[str, int]:
 def test_a_type_to_compare_added(measured: Build) -> None:
     measured.model()["quality"]["compare"] = ["Q2_K"]
     assert measured.planned() == ONE_MORE
+
+
+def test_something_less_measures_nothing(measured: Build) -> None:
+    measured.model()["quantizations"].remove("Q8_0")
+    assert measured.planned() == {"check_inputs": 1, "summarize_quality": 1, "judge_quality": 1}
+    measured.model()["quality"]["base"] = False
+    assert measured.planned() == {"check_inputs": 1, "summarize_quality": 1, "judge_quality": 1}
+
+
+def test_another_llama_perplexity_measures_again(measured: Build, programs: Path, tmp_path: Path) -> None:
+    """Also where the log-probabilities have to be made again for it."""
+    other = tmp_path / "other"
+    shutil.copytree(programs, other, symlinks=True)
+    with (other / "bin/llama-perplexity").open("ab") as program:
+        program.write(b"\0")
+    measured.config["tools"]["llama_cpp"] = str(other)
+    planned = measured.planned("--rerun-triggers", "mtime", "code", "params")
+    assert planned == {"check_inputs": 2, "evaluate_quality": 3, **MEASURED}
+
+
+def test_a_limit_and_another_store_at_once(measured: Build) -> None:
+    """Judging again hides no registration that is due."""
+    measured.model()["quality"]["max_kld_mean"] = 4.0
+    measured.config["ollama"]["store"] = "results/other-store"
+    assert measured.planned() == {"check_inputs": 2, "register": 2, "check_template": 1, **SUMMED_UP}
+
+
+@pytest.mark.parametrize("program", ["llama-imatrix", "llama-perplexity", "llama-bench"])
+def test_a_folder_without_a_program_to_measure_with(
+    measured: Build, programs: Path, tmp_path: Path, program: str
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(programs, other, symlinks=True)
+    (other / "bin" / program).unlink()
+    measured.config["tools"]["llama_cpp"] = str(other)
+    measured.write_config()
+    said = measured.run_to_failure("--cores", "1", "all")
+    assert f"tools.llama_cpp: {program} is not in" in said
+    assert "Traceback" not in said
+
+
+def test_overlapping_texts_are_not_summed_up(measured: Build) -> None:
+    text = (measured.folder / "calibration.txt").read_text(encoding="utf-8")
+    with (measured.folder / "evaluation.txt").open("a", encoding="utf-8") as file:
+        file.write(text)
+    measured.write_config()
+    said = measured.run_to_failure("--cores", "2", "--keep-going", "all")
+    assert "at most 5 % may be in both" in said
+    assert measured.planned()["judge_quality"] == 2
 
 
 def test_the_evaluation_text(measured: Build) -> None:

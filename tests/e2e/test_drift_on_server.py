@@ -226,7 +226,7 @@ def test_another_server_in_the_environment_counts(whole: Registered) -> None:
         for address in addresses
     ]
     assert plans[0] == {}
-    assert plans[1] == {"register": 2, "check_template": 1, "check_inputs": 1, "all": 1}
+    assert plans[1] == {"register": 2, "check_template": 1, "check_inputs": 1, "write_overview": 1, "all": 1}
 
 
 def test_twenty_models_of_five_quantizations(registrar: Kind, registered: Registered, tmp_path: Path) -> None:
