@@ -34,7 +34,7 @@ def refusal(quality: Quality, verdict: dict[str, Any]) -> str:
     model, kind = quality["model"], verdict["type"]
     stays = f"The GGUF stays at results/{model}/gguf/{model}.{kind}.gguf"
     if verdict["on_fail"] == "stop":
-        stays += f"; it is not registered. To register it all the same: models.{model}.quality.on_fail: warn."
+        stays += f"; it is not registered now. To register it all the same: models.{model}.quality.on_fail: warn."
     else:
         stays += f"; it is registered, because models.{model}.quality.on_fail is warn."
     lines = [f"{failure['sentence']}." for failure in verdict["failures"]]

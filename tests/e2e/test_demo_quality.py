@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,33 @@ def test_an_importance_matrix_changes_the_bytes_and_loses_less(measured: Path) -
     assert calibrated["Q4_K_M"]["kld_mean"] < allowed
     assert calibrated["Q8_0"]["kld_mean"] == plain["Q8_0"]["kld_mean"]
     assert calibrated["Q8_0"]["imatrix"] is False
+
+
+def test_the_figures_are_those_of_llama_perplexity_itself(
+    measured: Path, llama_cpp: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Run by hand on the same text: every line that it prints of its statistics is recorded, and nothing else."""
+    program, results = str(llama_cpp("llama-perplexity")), measured / "results/plain"
+    reference = json.loads((results / "quality/reference.json").read_text(encoding="utf-8"))
+    logits = ["--kl-divergence-base", str(tmp_path / "logits"), "-c", "64", "-t", "2"]
+    text = ["-f", str(results / "quality/evaluation.txt"), "--parse-special"]
+    said = subprocess.run(
+        [program, "-m", str(results / "gguf/plain.unquantized.gguf"), *text, *logits],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"PPL = {reference['ppl']['value']:.4f} +/- {reference['ppl']['error']:.5f}" in said.stdout + said.stderr
+    for kind in ("Q4_K_M", "Q2_K"):
+        record = json.loads((results / f"quality/{kind}.json").read_text(encoding="utf-8"))
+        said = subprocess.run(
+            [program, "-m", str(results / f"gguf/plain.{kind}.gguf"), "--kl-divergence", *logits],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        statistics = [line for line in said.stdout.splitlines() if re.search(r"(PPL|KLD|Δp|top p).*: +-?\d", line)]
+        assert [line.strip() for line in record["printed"]] == [line.strip() for line in statistics]
+        assert (
+            f"Mean    KLD: {record['kld']['mean']['value']:10.6f} ± {record['kld']['mean']['error']:10.6f}"
+            in said.stdout
+        )
 
 
 def test_conversations_are_read_as_in_training(measured: Path) -> None:

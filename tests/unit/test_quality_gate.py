@@ -36,7 +36,7 @@ def test_a_limit_between_two_types_passes_one_and_stops_the_other(tmp_path: Path
     assert refused(tmp_path, "Q4_K_M", limits=limits, compare=["Q6_K"]) == [
         "Q4_K_M: mean KL divergence 0.03127 ± 0.00024 nats a token; models.m.quality.max_kld_mean allows 0.02: 0.0113 too much,"
         " 1.56 times the limit.",
-        "The GGUF stays at results/m/gguf/m.Q4_K_M.gguf; it is not registered. To register it all the same:"
+        "The GGUF stays at results/m/gguf/m.Q4_K_M.gguf; it is not registered now. To register it all the same:"
         " models.m.quality.on_fail: warn.",
         "Measured and within the limits, smallest first: Q5_K_M (5.72 GB, fits RTX 3080 10GB); Q6_K (6.59 GB, fits RTX 3080"
         " 10GB, measured for comparison only); Q8_0 (8.55 GB, does not fit RTX 3080 10GB).",
