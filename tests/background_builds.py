@@ -21,16 +21,17 @@ from filelock import FileLock, Timeout
 from ollama_program import BUILT, found_ollama, install_ollama
 from snakemake_runs import LLAMA_CPP, REPOSITORY, run_snakemake
 
-PROGRAMS = (
+OF_A_BUILD = (
     "llama-quantize",
     "llama-tokenize",
     "llama-fit-params",
     "llama-imatrix",
     "llama-perplexity",
     "llama-bench",
-    "llama-server",
 )
-"""Programs of llama.cpp in the order in which tests come to them."""
+"""Programs of llama.cpp that a build takes which is measured."""
+PROGRAMS = (*OF_A_BUILD, "llama-server")
+"""Those that tests take, in the order in which they come to them."""
 
 _running: list[subprocess.Popen[bytes]] = []
 

@@ -8,17 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from background_builds import OF_A_BUILD
 from dag_build import Build, save_small_adapter, save_small_base
 from snakemake_runs import LLAMA_CPP, REPOSITORY
-
-PROGRAMS = (
-    "llama-quantize",
-    "llama-tokenize",
-    "llama-fit-params",
-    "llama-imatrix",
-    "llama-perplexity",
-    "llama-bench",
-)
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +18,7 @@ def programs(llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPath
     """A folder with llama.cpp's programs and source, as a user may name it in tools.llama_cpp."""
     folder = tmp_path_factory.mktemp("llama.cpp")
     (folder / "bin").mkdir()
-    for program in PROGRAMS:
+    for program in OF_A_BUILD:
         shutil.copy2(llama_cpp(program), folder / "bin")
     (folder / "source").symlink_to(LLAMA_CPP / "source")
     return folder

@@ -11,18 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
+from background_builds import OF_A_BUILD
 from snakemake_runs import LLAMA_CPP, REPOSITORY, run_snakemake
 
 from ollamake.file_digest import sha256_of
-
-PROGRAMS = (
-    "llama-quantize",
-    "llama-tokenize",
-    "llama-fit-params",
-    "llama-imatrix",
-    "llama-perplexity",
-    "llama-bench",
-)
 
 
 def write_config(work: Path, **quality: Any) -> None:
@@ -47,7 +39,7 @@ def write_config(work: Path, **quality: Any) -> None:
 @pytest.fixture(scope="module")
 def measured(llama_cpp: Callable[[str], Path], work: Path) -> Path:
     """A working directory in which the demo was measured twice: plain and calibrated."""
-    for program in PROGRAMS:
+    for program in OF_A_BUILD:
         llama_cpp(program)
     write_config(work)
     done = run_snakemake("--cores", "2", "quality", "--configfile", "mine.yaml", folder=work)
