@@ -157,23 +157,19 @@ def numbers(figures: Any) -> list[float]:
     )
 
 
-@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
-def test_the_figures_are_the_programs_own(job: Job, models: dict[str, Path], kind: str) -> None:
-    record = job.reference(models["F16"])
+def expect_the_programs_own_figures(job: Job, reference: Path, gguf: Path, kind: str, vocabulary: int) -> None:
+    """Compare with two runs of llama-perplexity by hand: every figure that it prints, and the bytes of its logits file."""
+    record = job.reference(reference)
     text, logits = job.folder / "evaluation.txt", job.folder / "own.kld"
-    own = run(job.program, "-m", models["F16"], "-f", text, "--chunks", str(CHUNKS), "--kl-divergence-base", logits)
+    own = run(job.program, "-m", reference, "-f", text, "--chunks", str(job.chunks), "--kl-divergence-base", logits)
     assert f"Final estimate: PPL = {record['ppl']['value']:.4f} +/- {record['ppl']['error']:.5f}\n" in own.stderr
     assert job.logits.read_bytes() == logits.read_bytes()
-    assert record["logits_bytes"] == logits.stat().st_size == logits_bytes(CONTEXT, 301, CHUNKS)
-    assert (record["chunks"], record["tokens"], record["vocabulary"], record["piped"]) == (
-        CHUNKS,
-        CHUNKS * 63,
-        301,
-        False,
-    )
+    assert record["logits_bytes"] == logits.stat().st_size == logits_bytes(CONTEXT, vocabulary, job.chunks)
+    found = (record["chunks"], record["tokens"], record["vocabulary"], record["piped"])
+    assert found == (job.chunks, job.chunks * 63, vocabulary, False)
 
-    quality = job.quality(models["F16"], models[kind], kind)
-    own = run(job.program, "-m", models[kind], "--kl-divergence", "--kl-divergence-base", logits)
+    quality = job.quality(reference, gguf, kind)
+    own = run(job.program, "-m", gguf, "--kl-divergence", "--kl-divergence-base", logits)
     lines = [line for line in own.stdout.partition("====== Perplexity")[2].splitlines() if ":" in line]
     assert quality["printed"] == lines
     printed = [float(text) for line in lines for text in re.findall(r"-?\d+\.\d+", line.rpartition(":")[2])]
@@ -192,6 +188,21 @@ def test_the_figures_are_the_programs_own(job: Job, models: dict[str, Path], kin
     assert quality["kld"]["mean"]["value"] > 0
 
 
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
+def test_the_figures_are_the_programs_own(job: Job, models: dict[str, Path], kind: str) -> None:
+    expect_the_programs_own_figures(job, models["F16"], models[kind], kind, 301)
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_K_M"])
+def test_the_figures_of_a_tenth_of_a_billion_parameters_are_the_programs_own(
+    llama_cpp: Callable[[str], Path], program: Path, large: Path, tmp_path: Path, kind: str
+) -> None:
+    gguf = tmp_path / f"{kind}.gguf"
+    quantize(llama_cpp("llama-quantize"), large, gguf, kind, 2)
+    job = Job(program, tmp_path, random_text(CONTEXT * 2 + 5 + 80), chunks=2)
+    expect_the_programs_own_figures(job, large, gguf, kind, 32_000)
+
+
 def test_the_coarser_the_farther(job: Job, models: dict[str, Path]) -> None:
     job.reference(models["F16"])
     fine, coarse = (job.quality(models["F16"], models[kind], kind) for kind in ("Q8_0", "Q4_0"))
@@ -207,7 +218,7 @@ def test_a_model_against_itself(job: Job, models: dict[str, Path]) -> None:
     assert abs(quality["kld"]["max"]) < 1e-4, "rounding to 16 bits"
 
 
-def test_a_model_of_a_billion_tenths_against_itself(program: Path, large: Path, tmp_path: Path) -> None:
+def test_a_tenth_of_a_billion_parameters_against_themselves(program: Path, large: Path, tmp_path: Path) -> None:
     job = Job(program, tmp_path, random_text(CONTEXT * 2 + 5 + 80), chunks=2)
     record = job.reference(large)
     assert (record["vocabulary"], record["logits_bytes"]) == (32_000, logits_bytes(CONTEXT, 32_000, 2))
