@@ -28,6 +28,7 @@ from ollamake.quality_configuration import (
     calibration_of,
     quality_of,
     refuse_without_imatrix,
+    score_limit,
 )
 from ollamake.quantization_types import UNQUANTIZED
 from ollamake.source_files import is_hub_id
@@ -56,6 +57,10 @@ class Answers:
 
     questions: str | None
     min_score: float
+    limit_key: str
+    """The key that `min_score` is from: models.M.quality.min_answers where that is set, else models.M.answers.min_score."""
+    on_fail: str
+    """What too low a score does: `stop`, or `warn` if quality.on_fail says so of quality.min_answers."""
     max_tokens: int
     unquantized: str | None
     """The type of the fine-tune before quantization, where that is built only to be asked, too."""
@@ -313,7 +318,7 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
         },
         answers=Answers(
             questions=None if answers["questions"] is None else _folder(answers["questions"]),
-            min_score=float(answers["min_score"] if quality.min_answers is None else quality.min_answers),
+            **vars(score_limit(quality, answers["min_score"], key)),
             max_tokens=answers["max_tokens"],
             unquantized=unquantized,
             base=None,
