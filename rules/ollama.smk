@@ -17,7 +17,7 @@ rule choose_template:
     """Find a TEMPLATE for Ollama that says what the tokenizer's chat template says, and prove it."""
     input:
         manifest=rules.write_model_files.output.manifest,
-        record=rules.convert_to_gguf.output.record,
+        record=rules.record_conversion.output,
         script=script("choose_template"),
         library=library("choose_template"),
     output:
@@ -142,6 +142,7 @@ rule check_template:
         manifest=rules.write_model_files.output.manifest,
         record=smallest_quantization("results/{model}/gguf/{model}.{quant}.json"),
         marker=marker_to_check,
+        judged=judged_before_check,
         gguf=ancient(smallest_quantization("results/{model}/gguf/{model}.{quant}.gguf")),
         tokenize=lambda wildcards: program_files("llama-tokenize"),
         script=script("check_template"),
