@@ -15,7 +15,8 @@ rule ask_questions:
     input:
         marker=marker_to_ask,
         request=rules.write_modelfile.output.request,
-        record=rules.quantize.output.record,
+        record=record_served,
+        adapter=adapter_record,
         questions=questions_file,
         script=script("ask_questions"),
         library=library("ask_questions"),

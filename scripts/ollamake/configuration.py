@@ -30,6 +30,7 @@ from ollamake.quality_configuration import (
     refuse_without_imatrix,
 )
 from ollamake.quantization_types import UNQUANTIZED
+from ollamake.served_base import with_served_bases
 from ollamake.source_files import is_hub_id
 
 AUTO = "auto"
@@ -94,6 +95,10 @@ class Model:
     """Whether the plan chooses the quantization."""
     plans_num_ctx: bool = True
     """Whether the plan gives `num_ctx`."""
+    serves_adapter: bool = False
+    """Whether it is registered as its base's GGUF with the adapter beside it."""
+    served_base: str | None = None
+    """Name of the model without adapter whose GGUFs are used then."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,7 @@ def read_configuration(raw: Mapping[str, Any], schema_file: Path) -> Configurati
     filled = _with_defaults(raw, schema, schema)
     dtype = filled["merge"]["dtype"]
     models = with_bases({name: _model(name, model, dtype) for name, model in filled["models"].items()})
+    models = with_served_bases(models, lambda model: _base_of(model, registered=False))
     _refuse_shared_names(models.values())
     return Configuration(
         models=models,
@@ -256,6 +262,7 @@ def _base_of(model: Model, *, registered: bool) -> Model:
         calibration=DomainText(),
         quality=NOT_MEASURED,
         compare=(),
+        serves_adapter=False,
         is_derived=True,
         is_automatic=automatic,
     )
@@ -323,6 +330,7 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
         compare=tuple(answers["compare"]),
         is_automatic=automatic,
         plans_num_ctx=plans_num_ctx,
+        serves_adapter=filled["serve"] == "adapter" and bool(adapters),
     )
 
 

@@ -12,9 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from ollamake.adapter import read_adapter
+from ollamake.adapter_serving import require_servable
 from ollamake.build_room import require_disk, require_memory
 from ollamake.checkpoint import read_checkpoint
-from ollamake.disk_peak import MADE_HERE_BYTES, TOOLS_BYTES, DiskPeak, Registration, added_by_others, disk_peak
+from ollamake.disk_peak import (
+    MADE_HERE_BYTES,
+    TOOLS_BYTES,
+    DiskPeak,
+    Registration,
+    adapter_peak,
+    added_by_others,
+    disk_peak,
+)
 from ollamake.errors import OllamakeError
 from ollamake.free_disk import free_bytes, same_filesystem
 from ollamake.free_memory import free_memory
@@ -25,6 +34,7 @@ from ollamake.ollama_server import OllamaServer, ServerUnreachable
 from ollamake.program_start import require_starting
 from ollamake.published_quality import CANDIDATES
 from ollamake.questions import read_questions
+from ollamake.registration import installed_version
 from ollamake.text_checks import check_texts
 
 log = logging.getLogger("ollamake")
@@ -44,7 +54,8 @@ def check_inputs(
     merged), dtype, quantizations ("auto" among them: one that is not chosen yet), target, host, store, questions,
     compiler_needed, tools (program and path of those found here), keep_merged, keep_unquantized, jobs_run_here, disk_gib
     (what the build may take, or None). All of this optional: texts (calibration and evaluation: text and chat files of each),
-    compared (types that are measured, not registered), measured_unquantized (whether it is a base that is measured).
+    compared (types that are made, not registered), measured_unquantized (whether it is a base that is measured),
+    serves_adapter (whether it is its base's GGUF with the adapter beside it, so that nothing is merged).
 
     ``now`` (all of it optional): chosen (types that "auto" means by the plan that is there; none without one),
     builds_llama_cpp (whether programs of it are still to be built; true if not said), others (the other models of the
@@ -73,6 +84,12 @@ def check_inputs(
     if spec["made_here"]:
         needed = MADE_HERE_BYTES + (TOOLS_BYTES if builds_tools else 0)
         peak = DiskPeak(needed, "an allowance for the demo", needed, 0)
+    elif spec.get("serves_adapter"):
+        plan, edited = _plan(name, spec)
+        version = server.version() if server else installed_version()
+        adapter = Path(spec["adapters"][0]["path"])
+        require_servable(plan, Path(spec["base"]), adapter, version, f"models.{name}.serve")
+        peak = adapter_peak(plan, results / name, quantizations, registration)
     else:
         plan, edited = _plan(name, spec)
         peak = disk_peak(
