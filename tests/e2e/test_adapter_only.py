@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,16 +11,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ollama
 import pytest
 import yaml
-from registering import ONE_THREAD
+from faulty_proxy import FaultyProxy
+from gguf import GGUFReader, GGUFWriter
+from registering import ONE_THREAD, Server, Weights, asking, differences
 from snakemake_runs import LLAMA_CPP, REPOSITORY, run_snakemake
 
+from ollamake.adapter_gguf import adapter_record, read_adapter_gguf, require_fitting
 from ollamake.create_request import request_of_marker
 from ollamake.demo_text import read_examples
+from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
-from ollamake.registration import marker_differences
+from ollamake.registration import Place, marker_differences, register
 from ollamake.store_server import serving
 
 QUESTIONS = REPOSITORY / "config/demo/road_design.jsonl"
@@ -131,3 +137,70 @@ def test_from_a_store(on_server: tuple[Path, str]) -> None:
         name = marker(work, "beside", "F16")["name"]
         base = client.generate(name, EXAMPLES[0].question, options=options | {"num_predict": 1})
         assert base.done
+
+
+Adapter = tuple[Path, dict[str, Any]]
+
+
+def random_adapter(weights: Weights, folder: Path, seed: int, inputs: int | None = None) -> Adapter:
+    """Write a large random update of one weight as llama.cpp's converter does; return it with its record."""
+    (query,) = (tensor for tensor in GGUFReader(weights.file).tensors if tensor.name == "blk.0.attn_q.weight")
+    random, path = np.random.default_rng(seed), folder / f"{seed}.adapter.gguf"
+    writer = GGUFWriter(path, weights.record["architecture"])
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 8.0)
+    for half, shape in (("a", (4, inputs or int(query.shape[0]))), ("b", (int(query.shape[1]), 4))):
+        writer.add_tensor(f"{query.name}.lora_{half}", random.standard_normal(shape, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path, adapter_record(path, path.name, read_adapter_gguf(path))
+
+
+def answer(server: Server, name: str) -> list[str]:
+    options = {"temperature": 0, "seed": 1, "num_predict": 8, "num_ctx": 256, **ONE_THREAD}
+    prompts = ("road design", "道路設計", "a", "speed of a road", "design", "road")
+    return [str(server.client.generate(name, prompt, options=options).response) for prompt in prompts]
+
+
+def test_registered_on_each_version(
+    ollama_server: Server,
+    proxy: FaultyProxy,
+    weights: dict[str, Weights],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Two adapters on one base, which is uploaded once; each answers otherwise, and what is missing or another is found."""
+    small, place = weights["Q8_0"], Place("server", proxy.address, "", 30.0)
+    adapters = [random_adapter(small, tmp_path, seed) for seed in (1, 2)]
+    register(asking(small, "plain"), small.file, small.record, place)
+    answers = [answer(ollama_server, "plain")]
+    for number, adapter in enumerate(adapters):
+        proxy.forget()
+        with caplog.at_level(logging.INFO, "ollamake"):
+            marker = register(asking(small, f"m{number}"), small.file, small.record, place, adapter)
+        assert proxy.count("POST", "/api/blobs") == 1
+        assert "byte for byte" in caplog.text
+        caplog.clear()
+        assert differences(marker) == []
+        answers.append(answer(ollama_server, f"m{number}"))
+    assert len(set(map(tuple, answers))) == 3
+    # Back and forth: the server loads the base anew with the other adapter.
+    assert [answer(ollama_server, name) for name in ("m0", "m1", "plain")] == [answers[1], answers[2], answers[0]]
+    register(asking(small, "m1"), small.file, small.record, place, adapters[0])
+    other, one = adapters[1][1]["sha256"], adapters[0][1]["sha256"]
+    assert f"adapter: asked for sha256 {other}, it has {one}" in differences(marker)
+    register(asking(small, "m1"), small.file, small.record, place)
+    assert f"adapter: asked for sha256 {other}, it has None" in differences(marker)
+    assert ollama_server.broken_blobs() == []
+
+
+def test_an_adapter_of_another_base_is_refused(weights: dict[str, Weights], tmp_path: Path) -> None:
+    small = weights["Q8_0"]
+    file, _ = random_adapter(small, tmp_path, 1, inputs=128)
+    with pytest.raises(
+        OllamakeError, match=r"does not fit .*\n    blk.0.attn_q.weight is \[128, 256\], the model has \[256, 256\]"
+    ):
+        require_fitting(file, small.file)
