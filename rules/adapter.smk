@@ -5,8 +5,8 @@ OUTPUTS:
     results/{model}/gguf/{model}.adapter.gguf   the adapter, float32
     results/{model}/gguf/{model}.adapter.json   its record: size, sha256, architecture, alpha, ranks, norm of the update
 
-The base's GGUFs are those of the model without adapter: the user's own, or NAME-base that is built for the first of its
-adapters. Nothing is merged.
+The base's GGUFs are those of the model without adapter: the user's own, or one that is built under the name of the base's
+folder, for all of its adapters. Nothing is merged.
 """
 
 

@@ -93,8 +93,9 @@ def convert_adapter(converter: Path, updates: list[Update], base: Path, name: st
 def _of_one_alpha(updates: list[Update]) -> tuple[float, dict[str, torch.Tensor]]:
     """Return the lora_alpha that most updates have, and the tensors by peft's names with B scaled where it is another."""
     # llama.cpp reads it as float32, in which alphas of one scale are equal.
-    alphas = Counter(float(np.float32(update.alpha)) for update in updates)
-    (alpha, _), *_ = alphas.most_common(1)
+    alphas = Counter(float(np.float32(update.alpha)) for update in updates if update.alpha)
+    # An alpha of 0 it takes for no scale at all: such an update has a B of 0 instead.
+    alpha, _ = next(iter(alphas.most_common(1)), (1.0, 0))
     tensors = {}
     for update in updates:
         module = f"base_model.model.{update.name.removesuffix('.weight')}"

@@ -74,8 +74,6 @@ def _of_config(config: Mapping[str, Any]) -> Iterator[str]:
     start = config.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower().startswith(("pissa", "olora")):
         yield f"init_lora_weights is {start!r}: it changed the base's weights before training, so they are not the base's GGUF's"
-    if config.get("lora_alpha") == 0:
-        yield "lora_alpha is 0: llama.cpp takes that for no scale at all"
 
 
 def _of_tensors(plan: Mapping[str, Any]) -> Iterator[str]:

@@ -150,8 +150,8 @@ def read_configuration(raw: Mapping[str, Any], schema_file: Path) -> Configurati
         raise OllamakeError("the configuration has faults:\n  " + "\n  ".join(faults))
     filled = _with_defaults(raw, schema, schema)
     dtype = filled["merge"]["dtype"]
-    models = with_bases({name: _model(name, model, dtype) for name, model in filled["models"].items()})
-    models = with_served_bases(models, lambda model: _base_of(model, registered=False))
+    models = {name: _model(name, model, dtype) for name, model in filled["models"].items()}
+    models = with_bases(with_served_bases(models, lambda model: _base_of(model, registered=False)))
     _refuse_shared_names(models.values())
     return Configuration(
         models=models,

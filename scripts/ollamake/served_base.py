@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ollamake.errors import OllamakeError
@@ -25,15 +27,24 @@ def with_served_bases(models: Mapping[str, Model], base_of: Callable[[Model], Mo
         _refuse_idle_keys(model)
         base = next((other for other in result.values() if other.base == model.base and not other.adapters), None)
         if base is None:
-            base = base_of(model)
-            if base.name in result:
-                raise OllamakeError(
-                    f"models.{base.name}: this name is taken by the base of models.{name} (serve: adapter), but has another"
-                    " base or an adapter. Give it another name."
-                )
+            base = replace(base_of(model), name=_free_name(model, result))
             result[base.name] = base
         result[name] = replace(model, served_base=base.name)
     return result
+
+
+def _free_name(model: Model, taken: Mapping[str, Model]) -> str:
+    """Return the name of a base by its folder, whichever of its adapters is named first: another name would be another build."""
+    folder = Path(model.base)
+    names = [folder.name, f"{folder.absolute().parent.name}-{folder.name}"]
+    names = [re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:80] or "base" for name in names]
+    free = [name for name in names if name not in taken]
+    if not free:
+        raise OllamakeError(
+            f"models.{model.name}: its base {model.base} is built for `serve: adapter` under the name of its folder, but"
+            f" {' and '.join(names)} are other models. Name the base as a model of its own (base: {model.base}, no adapter)."
+        )
+    return free[0]
 
 
 def _refuse_idle_keys(model: Model) -> None:

@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from dag_build import Build, save_small_adapter
+from peft import LoraConfig, get_peft_model
+from transformers import Qwen2ForCausalLM
 
 PER_MODEL = (
     "check_inputs",
@@ -61,27 +64,28 @@ def test_what_is_there(adapter: Build) -> None:
     assert adapter.planned() == {}
     assert not list((adapter.folder / "results/small").rglob("*.safetensors"))
     ggufs = {file.name for file in adapter.folder.glob("results/*/gguf/*.gguf")}
-    assert ggufs == {"small.adapter.gguf", "small-base.unquantized.gguf", "small-base.Q8_0.gguf"}
+    assert ggufs == {"small.adapter.gguf", "base.unquantized.gguf", "base.Q8_0.gguf"}
     (file,) = adapter.folder.glob("results/ollama-store/manifests/*/*/*/*")
     layers = [layer["mediaType"].rpartition(".")[2] for layer in json.loads(file.read_text("utf-8"))["layers"]]
     assert layers == ["model", "adapter", "template", "system", "params"]
     text = (adapter.folder / "results/small/ollama/Q8_0/Modelfile").read_text("utf-8")
-    assert "FROM ../../../small-base/gguf/small-base.Q8_0.gguf\nADAPTER ../../gguf/small.adapter.gguf\n" in text
+    assert "FROM ../../../base/gguf/base.Q8_0.gguf\nADAPTER ../../gguf/small.adapter.gguf\n" in text
 
 
 def test_a_second_adapter_on_the_base(adapter: Build) -> None:
     """Its own small jobs: neither a merge nor a quantization."""
-    adapter.config["models"]["other"] = adapter.model() | {"adapter": "second"}
+    # Through JSON, so that the two models share no object: as an alias it would be changed for both.
+    adapter.config["models"]["other"] = json.loads(json.dumps(adapter.model())) | {"adapter": "second"}
     assert adapter.planned() == OF_AN_ADAPTER
     adapter.run("--cores", "2", "all")
     blobs = {file.stat().st_ino for file in adapter.folder.glob("results/ollama-store/blobs/*")}
-    assert (adapter.folder / "results/small-base/gguf/small-base.Q8_0.gguf").stat().st_ino in blobs
+    assert (adapter.folder / "results/base/gguf/base.Q8_0.gguf").stat().st_ino in blobs
     names = sorted(file.parent.name for file in adapter.folder.glob("results/ollama-store/manifests/*/*/*/*"))
     assert names == ["other", "small"]
 
 
 def test_another_quantization(adapter: Build) -> None:
-    adapter.model()["quantizations"].append("Q4_K_M")
+    adapter.model()["quantizations"].append("F16")
     # Of the base and of the model.
     assert adapter.planned() == {"check_inputs": 2, "quantize": 1, **REGISTRATION}
 
@@ -94,10 +98,10 @@ def test_the_adapter_retrained(adapter: Build) -> None:
     marker = json.loads((adapter.folder / "results/small/ollama/Q8_0/registered.json").read_text("utf-8"))
     record = json.loads((adapter.folder / "results/small/gguf/small.adapter.json").read_text("utf-8"))
     assert marker["adapter"]["sha256"] == record["sha256"]
-    assert "1 of 1" not in adapter.run("--cores", "1", "verify")
+    assert "small:q8_0 (results/ollama-store): as registered" in adapter.run("--cores", "1", "verify")
 
 
-@pytest.mark.parametrize("pattern", ["adapter/*", "base/*", "results/small/gguf/*", "results/small-base/gguf/*"])
+@pytest.mark.parametrize("pattern", ["adapter/*", "base/*", "results/small/gguf/*", "results/base/gguf/*"])
 def test_touched_but_not_changed(adapter: Build, pattern: str) -> None:
     files = sorted(adapter.folder.glob(pattern))
     assert files
@@ -122,13 +126,14 @@ def test_merged_after_all(adapter: Build) -> None:
 
 
 def test_what_cannot_be_served_is_refused_before_any_heavy_job(adapter: Build) -> None:
-    config = adapter.folder / "adapter/adapter_config.json"
-    content = json.loads(config.read_text("utf-8"))
-    config.write_text(json.dumps(content | {"lora_alpha": 0}), "utf-8")
-    (adapter.folder / "results/small-base/gguf/small-base.Q8_0.gguf").unlink()
-    (adapter.folder / "results/small-base/gguf/small-base.Q8_0.json").unlink()
+    model = Qwen2ForCausalLM.from_pretrained(adapter.folder / "base", dtype=torch.float32)
+    get_peft_model(model, LoraConfig(target_modules=["q_proj"], use_dora=True)).save_pretrained(
+        adapter.folder / "adapter"
+    )
+    (adapter.folder / "results/base/gguf/base.Q8_0.gguf").unlink()
+    (adapter.folder / "results/base/gguf/base.Q8_0.json").unlink()
     adapter.write_config()
     said = adapter.run_to_failure("--cores", "2", "all")
     assert "models.small.serve: the adapter adapter cannot be served beside the base's GGUF" in said
-    assert "lora_alpha is 0" in said
-    assert not (adapter.folder / "results/small-base/gguf/small-base.Q8_0.gguf").exists()
+    assert "DoRA: its magnitudes depend on the base's weights" in said
+    assert not (adapter.folder / "results/base/gguf/base.Q8_0.gguf").exists()

@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM
 import convert_adapter_to_gguf
 from ollamake.adapter import read_adapter
 from ollamake.adapter_gguf import AdapterGguf, read_adapter_gguf, require_fitting
+from ollamake.adapter_serving import ARCHITECTURES
 from ollamake.checkpoint import read_checkpoint
 from ollamake.demo_base import save_tokenizer, train_tokenizer
 from ollamake.gguf_conversion import convert
@@ -175,6 +176,11 @@ def test_the_update_is_peft_s(tmp_path: Path, family: str, options: str) -> None
         assert np.abs(delta - expected).max() <= 3e-7 * np.abs(expected).max()
         seen.add(weight)
     assert seen == found.pairs.keys()
+
+
+def test_every_architecture_that_is_served_is_compared() -> None:
+    kinds = {getattr(transformers, name)(**SIZES | values).model_type for name, values in FAMILIES.values()}
+    assert kinds == ARCHITECTURES.keys()
 
 
 @contextmanager

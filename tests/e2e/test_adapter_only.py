@@ -99,12 +99,12 @@ def test_what_the_server_has(on_server: tuple[Path, str]) -> None:
         assert re.search(rf"^FROM .*sha256-{one['gguf']['sha256']}$", shown, re.MULTILINE)
         assert re.search(rf"^ADAPTER .*sha256-{one['adapter']['sha256']}$", shown, re.MULTILINE)
     assert markers[0]["gguf"] == markers[2]["gguf"]
-    assert markers[0]["gguf"]["file"] == "results/beside-base/gguf/beside-base.F16.gguf"
+    assert markers[0]["gguf"]["file"] == "results/base/gguf/base.F16.gguf"
     assert not list((work / "results/beside").glob("merged/*.safetensors"))
     # The second model on the same base uploads its adapter only.
     log = (work / "logs/register/other.F16.log").read_text(encoding="utf-8")
     both = (work / "logs/register/beside.F16.log").read_text(encoding="utf-8")
-    assert any("beside-base.F16.gguf is on the server already" in text for text in (log, both))
+    assert any("base.F16.gguf is on the server already" in text for text in (log, both))
     assert "adapter" in log.split("verified:")[1].splitlines()[0]
 
 
