@@ -452,8 +452,9 @@ def adapter_record(wildcards):
 
 
 def served_types(name):
-    """Return the types of a base that models which are served as adapters use, as far as they are known."""
-    return [quant for other, base in ADAPTER_ONLY.items() if base == name for quant in quantizations_so_far(other)]
+    """Return the types of a base that models which are served as adapters use; `auto` for one that a plan chooses."""
+    models = [CONFIG.models[other] for other, base in ADAPTER_ONLY.items() if base == name]
+    return sorted({quant for model in models for quant in [AUTO] * model.is_automatic + list(model.quantizations)})
 
 
 def merge_records(wildcards):

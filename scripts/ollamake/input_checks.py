@@ -77,7 +77,7 @@ def check_inputs(
     server = _check_server(name, spec)
     chosen = now.get("chosen", [])
     quantizations = _counted(spec["quantizations"], chosen)
-    compared = [kind for kind in spec.get("compared", []) if kind not in quantizations]
+    compared = [kind for kind in _counted(spec.get("compared", [])) if kind not in quantizations]
     registration = _registration(server, Path(spec["store"]), results)
     keep = {"keep_merged": spec["keep_merged"], "keep_unquantized": spec["keep_unquantized"]}
     job, edited, needs = None, None, None
@@ -97,7 +97,10 @@ def check_inputs(
             compared=compared, measured_unquantized=spec.get("measured_unquantized", False),
         )  # fmt: skip
         job, needs = largest_job(plan, [*quantizations, *compared])
-    others = [{**other, "quantizations": _counted(other["quantizations"])} for other in now.get("others", [])]
+    others = [
+        other | {"quantizations": _counted(other["quantizations"]), "compared": _counted(other.get("compared", []))}
+        for other in now.get("others", [])
+    ]
     added, in_store = added_by_others(others, results, registration, **keep)
     peak = replace(peak, others=added, others_in_store=in_store)
     allowed = require_disk(name, peak, results, store=Path(spec["store"]), disk_gib=spec["disk_gib"])

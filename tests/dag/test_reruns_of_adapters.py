@@ -78,16 +78,27 @@ def test_a_second_adapter_on_the_base(adapter: Build) -> None:
     adapter.config["models"]["other"] = json.loads(json.dumps(adapter.model())) | {"adapter": "second"}
     assert adapter.planned() == OF_AN_ADAPTER
     adapter.run("--cores", "2", "all")
-    blobs = {file.stat().st_ino for file in adapter.folder.glob("results/ollama-store/blobs/*")}
-    assert (adapter.folder / "results/base/gguf/base.Q8_0.gguf").stat().st_ino in blobs
-    names = sorted(file.parent.name for file in adapter.folder.glob("results/ollama-store/manifests/*/*/*/*"))
-    assert names == ["other", "small"]
+    manifests = adapter.folder.glob("results/ollama-store/manifests/*/*/*/*")
+    layers = {file.parent.name: json.loads(file.read_text("utf-8"))["layers"] for file in manifests}
+    assert sorted(layers) == ["other", "small"]
+    assert layers["other"][0] == layers["small"][0]
+    assert layers["other"][1]["digest"] != layers["small"][1]["digest"]
 
 
 def test_another_quantization(adapter: Build) -> None:
     adapter.model()["quantizations"].append("F16")
     # Of the base and of the model.
     assert adapter.planned() == {"check_inputs": 2, "quantize": 1, **REGISTRATION}
+
+
+def test_the_plan_chooses_the_type(adapter: Build) -> None:
+    """Of 24 GiB a small model takes F16, which the base is then made in; afterwards nothing is to be done."""
+    adapter.model()["quantizations"] = "auto"
+    adapter.write_config()
+    adapter.run("--cores", "2", "all")
+    assert (adapter.folder / "results/base/gguf/base.F16.gguf").exists()
+    assert (adapter.folder / "results/small/ollama/F16/registered.json").exists()
+    assert adapter.planned() == {}
 
 
 def test_the_adapter_retrained(adapter: Build) -> None:
