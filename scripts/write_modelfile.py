@@ -44,13 +44,12 @@ def main(argv: list[str] | None = None) -> None:
     files = json.loads(args.model_files.read_text(encoding="utf-8"))["files"]
     defaults = {}
     if "generation_config.json" in files:
-        tokens = special_tokens(folder)
-        defaults = generation_parameters(folder / "generation_config.json", tokens)
+        defaults = generation_parameters(folder / "generation_config.json", special_tokens(folder))
     template = json.loads(args.template.read_text(encoding="utf-8"))
     planned = [num_ctx_of_plan(json.loads(plan.read_text("utf-8")), spec["quantization"]) for plan in args.plan]
-    adapter = None if args.adapter is None else args.adapter.name
-    request = compose_request(spec, args.gguf.name, template, defaults, *planned[:1] or [None], adapter)
-    files = [file for file in (args.gguf, args.adapter) if file is not None]
+    files = [args.gguf, *([args.adapter] if args.adapter else [])]
+    gguf, *adapter = (file.name for file in files)
+    request = compose_request(spec, gguf, template, defaults, next(iter(planned), None), *adapter)
     beside = [PurePosixPath(os.path.relpath(file, args.modelfile.parent)) for file in files]
     write_text(args.modelfile, modelfile_text(request, *beside))
     write_json(args.request, request.as_json())

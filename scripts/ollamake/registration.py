@@ -74,21 +74,21 @@ def register(
     ``record`` is the GGUF's: sha256, size, architecture, parameters, file_type; the file itself is read only where its bytes
     have to go somewhere. ``adapter``: the GGUF of an adapter that is added to it while it runs, and its record.
 
-    Raises OllamakeError if the server does not answer where it is demanded, refuses, or holds
-    something else afterwards than what was asked.
+    Raises OllamakeError if the server does not answer where it is demanded, refuses, or holds something else afterwards than
+    what was asked.
     """
-    beside = {} if adapter is None else {"adapter": adapter}
-    for file, known in ((gguf, record), *beside.values()):
+    files = {"gguf": (gguf, record)} | ({} if adapter is None else {"adapter": adapter})
+    for kind, (file, known) in files.items():
         if file.stat().st_size != known["size"]:
+            made = "quantized" if kind == "gguf" else "converted"
             raise OllamakeError(
                 f"{file} has {file.stat().st_size} bytes, its record says {known['size']}: it was changed or cut short."
-                " Delete it and run again; it is made anew."
+                f" Delete it and run again; it is {made} anew."
             )
-    weights = [(gguf, str(record["sha256"]))]
     if adapter is not None:
         file, known = adapter
         request = replace(request, adapter=file.name, adapter_blob=(known["sha256"], known["size"]))
-        weights.append((file, str(known["sha256"])))
+    weights = [(file, str(known["sha256"])) for file, known in files.values()]
     server = place.server()
     if server is not None:
         with _one_at_a_time(server.address):
@@ -96,7 +96,6 @@ def register(
     else:
         with _one_at_a_time(str(Path(place.store).resolve())):
             held = _register_in_store(Path(place.store), request, weights, record)
-    files = {"gguf": (gguf, record)} | beside
     return {
         "name": request.name,
         **held,
