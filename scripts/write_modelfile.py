@@ -47,10 +47,10 @@ def main(argv: list[str] | None = None) -> None:
         defaults = generation_parameters(folder / "generation_config.json", special_tokens(folder))
     template = json.loads(args.template.read_text(encoding="utf-8"))
     planned = [num_ctx_of_plan(json.loads(plan.read_text("utf-8")), spec["quantization"]) for plan in args.plan]
-    files = [args.gguf, *([args.adapter] if args.adapter else [])]
-    gguf, *adapter = (file.name for file in files)
+    ggufs = [args.gguf, *([args.adapter] if args.adapter else [])]
+    gguf, *adapter = (file.name for file in ggufs)
     request = compose_request(spec, gguf, template, defaults, next(iter(planned), None), *adapter)
-    beside = [PurePosixPath(os.path.relpath(file, args.modelfile.parent)) for file in files]
+    beside = [PurePosixPath(os.path.relpath(file, args.modelfile.parent)) for file in ggufs]
     write_text(args.modelfile, modelfile_text(request, *beside))
     write_json(args.request, request.as_json())
 
