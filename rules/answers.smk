@@ -6,7 +6,8 @@ REQUIRED INPUTS:
 
 OUTPUTS:
     results/{model}/ollama/{quant}/answers.json   what one registered model answered
-    results/{model}/answers.{json, md, svg}       base, fine-tune and quantizations side by side; too low a score fails
+    results/{model}/answers.{json, md, svg}       base, fine-tune and quantizations side by side, each with its verdict
+    results/{model}/answers.verdict.json          enough right answers; too few of them fail here, or are a warning
 """
 
 
@@ -14,6 +15,7 @@ rule ask_questions:
     """Ask one registered model every question, at temperature 0 with a fixed seed."""
     input:
         marker=marker_to_ask,
+        judged=judged_before_asking,
         request=rules.write_modelfile.output.request,
         record=record_served,
         adapter=adapter_record,
@@ -49,18 +51,19 @@ rule ask_questions:
         """
 
 
-rule check_answers:
-    """Compare the answers, and fail below answers.min_score."""
+rule compare_answers:
+    """Put all answers side by side, and hold each quantization to the share of right ones that is asked for."""
     input:
         answers=answers_to_compare,
-        script=script("check_answers"),
-        library=library("check_answers"),
+        judged=judged_before_comparing,
+        script=script("compare_answers"),
+        library=library("compare_answers"),
     output:
         scores="results/{model}/answers.json",
         table="results/{model}/answers.md",
         picture="results/{model}/answers.svg",
     log:
-        "logs/check_answers/{model}.log",
+        "logs/compare_answers/{model}.log",
     localrule: True
     conda:
         "../envs/torch.yaml"
@@ -70,6 +73,9 @@ rule check_answers:
         answers=labelled_answers,
         judged=judged_quantizations,
         min_score=lambda wildcards: CONFIG.models[wildcards.model].answers.min_score,
+        limit_key=lambda wildcards: CONFIG.models[wildcards.model].answers.limit_key,
+        on_fail=lambda wildcards: CONFIG.models[wildcards.model].answers.on_fail,
+        spec=comparison_spec,
     message:
         "Comparing the answers of {wildcards.model}"
     shell:
@@ -80,7 +86,40 @@ rule check_answers:
             --answers {params.answers:q} \
             --judged {params.judged:q} \
             --min-score {params.min_score} \
+            --limit-key {params.limit_key:q} \
+            --on-fail {params.on_fail} \
+            --spec {params.spec:q} \
             --table {output.table:q} \
             --picture {output.picture:q} \
             --output {output.scores:q}
+        """
+
+
+rule check_answers:
+    """Fail if a quantization answers too few questions rightly, and say which answers enough; or warn.
+
+    The pages are no input of the script: they are to be there, and in the report, where this stops the build.
+    """
+    input:
+        answers=rules.compare_answers.output.scores,
+        pages=ancient(["results/{model}/answers.html", "results/{model}/overview.html"]),
+        script=script("check_answers"),
+        library=library("check_answers"),
+    output:
+        "results/{model}/answers.verdict.json",
+    log:
+        "logs/check_answers/{model}.log",
+    localrule: True
+    conda:
+        "../envs/ollama.yaml"
+    resources:
+        mem_mb=500,
+    message:
+        "Judging the answers of {wildcards.model}"
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --answers {input.answers:q} \
+            --output {output:q}
         """

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
+from snakemake.io import flag
 from snakemake_interface_storage_plugins.registry import StoragePluginRegistry
 
 sys.path.insert(0, os.path.join(workflow.basedir, "scripts"))
@@ -148,6 +149,7 @@ wildcard_constraints:
     shape="|".join(map(re.escape, SHAPES)) or "none",
     purpose="calibration|evaluation",
     measured="[A-Z0-9_]+|base",
+    user="[A-Z0-9_]+|imatrix|quality-.+|base-.+",
 
 
 # Targets ----------------------------------------------------------------------------------------------------------
@@ -236,6 +238,28 @@ def of_each_shard(name, pattern):
     return [pattern.format(model=name, shard=f"{shard:05d}", nshards=f"{count:05d}") for shard in range(1, count + 1)]
 
 
+def released_unquantized(name, users):
+    """Return a function of wildcards: for each of some users of a model's unquantized GGUF, that it needs it no more."""
+    return lambda wildcards: [f"results/{name}/gguf/{name}.{user}.released" for user in users(name)]
+
+
+def quantizing(name):
+    """Return the users of a model's unquantized GGUF that quantize it: the types and their importance matrix."""
+    types = list(measured_types(name) if name in MEASURED else quantizations_of(name))
+    served = [quant for other, base in ADAPTER_ONLY.items() if base == name for quant in quantizations_of(other)]
+    types = list(dict.fromkeys([*types, *served]))
+    calibrated = CONFIG.models[name].calibration.is_given
+    return [*types, *["imatrix"] * (calibrated and any(QUANTIZATION_TYPES[kind].uses_imatrix for kind in types))]
+
+
+def comparing(name):
+    """Return the users of a model's unquantized GGUF that compare with it, and with that of which it is the base."""
+    measured = measured_types(name) if name in MEASURED else []
+    base = ["base"] if CONFIG.models[name].measured_base and measured else []
+    as_base = [other for other in MEASURED if CONFIG.models[other].measured_base == name]
+    return [f"quality-{one}" for one in [*measured, *base]] + [f"base-{other}" for other in as_base]
+
+
 MERGED_SHARD = "results/{model}/merged/model-{shard}-of-{nshards}.safetensors"
 MERGE_RECORD = "results/{model}/merge_records/model-{shard}-of-{nshards}.json"
 CHECKED = of_each_built("results/{model}/inputs.json")
@@ -243,6 +267,9 @@ MERGED = [
     file for name in BUILT if name not in ADAPTER_ONLY for file in of_each_shard(name, MERGED_SHARD)
 ] + of_each_merged("results/{model}/merged/model_files.json")
 MERGE_REPORTS = [of_each_merged(f"results/{{model}}/merge_report.{kind}") for kind in ("json", "svg")]
+UNQUANTIZED = "results/{model}/gguf/{model}.unquantized.gguf"
+UNQUANTIZED_RECORD = "results/{model}/gguf/{model}.unquantized.json"
+CONVERSION = "results/{model}/gguf/{model}.conversion.json"
 PLAN = "results/{model}/plan.json"
 PLANNED = [name for name, model in CONFIG.models.items() if not model.is_derived]
 PLANS = expand("results/{model}/plan.{kind}", model=PLANNED, kind=["json", "md", "svg"])
@@ -269,7 +296,7 @@ ANSWERS = [
     f"results/{name}/answers.{kind}"
     for name in BUILT
     if CONFIG.models[name].answers.questions
-    for kind in ("json", "md")
+    for kind in ("json", "md", "verdict.json")
 ]
 
 
@@ -329,11 +356,17 @@ def registered_model(marker):
 
 REGISTERED_MODELS = of_each_quantization(MARKER, registered_model)
 VERDICTS = of_each_guarded(VERDICT)
+# Where the unquantized GGUF is not kept: that all which is made of it has been made.
+PASSING = [] if CONFIG.keep_unquantized else [name for name in BUILT if name not in ADAPTER_ONLY]
+QUANTIZED = [released_unquantized(name, quantizing) for name in PASSING]
+COMPARED = [released_unquantized(name, comparing) for name in PASSING]
 EVERYTHING = [
     CHECKED,
     PLANS,
     MERGE_REPORTS,
     GGUFS,
+    QUANTIZED,
+    COMPARED,
     QUALITY,
     VERDICTS,
     MODELFILES,
@@ -414,6 +447,66 @@ def needs_other_shards(name):
 def needs_peft(name):
     """Return whether a model's adapters go through peft's own layers."""
     return merges_through_peft(*(files[0] for weights, files in sources_of(name)[1:]))
+
+
+def conversion_to_record(wildcards):
+    """Return what was converted, as an input that starts its recording.
+
+    Where the GGUF is not kept, it is converted again for one more job; that is recorded only if something has changed.
+    """
+    conversion = CONVERSION.format(**wildcards)
+    if CONFIG.keep_unquantized:
+        return conversion
+    record = UNQUANTIZED_RECORD.format(**wildcards)
+    return followed_until_done(conversion, "record_conversion", conversion_spec(wildcards), record)
+
+
+def unquantized_for(name, is_made):
+    """Return the unquantized GGUF of a model as an input of a job, of which is known whether it is made.
+
+    Snakemake starts each job that has a temp() file as an input that is missing and about to be made again, ancient() or
+    not. So where the GGUF is not kept, a job that is done has what was converted in its place, under the GGUF's name:
+    a set of inputs that has changed would start it, too. The flag is Snakemake's for files that it keeps under another
+    path than the workflow names. If another change starts that job, release_unquantized has the GGUF made.
+    """
+    gguf = UNQUANTIZED.format(model=name)
+    if CONFIG.keep_unquantized or not is_made:
+        return ancient(gguf)
+    return flag(ancient(CONVERSION.format(model=name)), "sourcecache_entry", gguf)
+
+
+def unquantized_to_quantize(wildcards):
+    """Return the GGUF that is quantized; its record says when it has changed."""
+    quantized = "results/{model}/gguf/{model}.{quant}".format(**wildcards)
+    made = is_done("quantize", quantization_spec(wildcards), f"{quantized}.json", f"{quantized}.gguf")
+    return unquantized_for(wildcards.model, made)
+
+
+def unquantized_to_calibrate(wildcards):
+    """Return the GGUF of which an importance matrix is computed."""
+    imatrix = "results/{model}/gguf/{model}.imatrix".format(**wildcards)
+    made = is_done("compute_imatrix", imatrix_spec(wildcards), f"{imatrix}.json", f"{imatrix}.gguf")
+    return unquantized_for(wildcards.model, made)
+
+
+def unquantized_to_compare(wildcards):
+    """Return the GGUF that others are compared with."""
+    return unquantized_for(wildcards.model, is_measured(wildcards))
+
+
+def is_measured(wildcards):
+    """Return whether a quantization, or the base, has been measured."""
+    return is_done("evaluate_quality", measuring_spec(wildcards), QUALITY_OF_ONE.format(**wildcards))
+
+
+def user_of_unquantized(wildcards):
+    """Return what one of the users of the unquantized GGUF makes of it."""
+    kind, _, of = wildcards.user.partition("-")
+    if kind == "quality":
+        return QUALITY_OF_ONE.format(model=wildcards.model, measured=of)
+    if kind == "base":
+        return QUALITY_OF_ONE.format(model=of, measured="base")
+    return f"results/{wildcards.model}/gguf/{wildcards.model}.{wildcards.user}.json"
 
 
 def merged_shards(wildcards):
@@ -537,30 +630,66 @@ def smallest_quantization(pattern):
     return path
 
 
-def followed_until_done(marker, output, spec):
+def is_done(rule_name, spec, record, *others):
+    """Return whether a job has nothing to do of its own accord: its outputs are there, the record made with ``spec``."""
+    if rule_name in workflow.dag_settings.forcerun or not all(map(os.path.exists, others)):
+        return False
+    try:
+        return json.loads(Path(record).read_text(encoding="utf-8"))["spec"] == spec
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def followed_until_done(marker, rule_name, spec, record):
     """Return a marker as an input that starts a job only if the job has something to do anyway.
 
     A registration that is renewed for another prompt, or because the server has lost it, changes nothing that was found
     out about the model before. But Snakemake does not look at a job at all that follows one to be run by an ancient edge
     alone, so the edge is ancient only if what the job was done with, which stands in its output, is as it was.
     """
-    try:
-        done = json.loads(Path(output).read_text(encoding="utf-8"))["spec"] == spec
-    except (OSError, ValueError, KeyError, TypeError):
-        done = False
-    return ancient(marker) if done else marker
+    return ancient(marker) if is_done(rule_name, spec, record) else marker
+
+
+def judged_before(name, rule_name, spec, record):
+    """Return the quality that a registration waited for, as an input of what follows the registration.
+
+    Judging again registers nothing again. But Snakemake does not look at what is behind that registration either, unless
+    an edge that is not ancient leads there from what runs: it does if the job has something to do of its own accord.
+    """
+    if not (name in MEASURED and CONFIG.models[name].quality.guards_registration):
+        return []
+    return followed_until_done(QUALITY_SUMMARY.format(model=name), rule_name, spec, record)
+
+
+def judged_before_check(wildcards):
+    """Return the quality that was judged before the prompts of a model are checked."""
+    record = TEMPLATE_CHECK.format(model=wildcards.model)
+    return judged_before(wildcards.model, "check_template", template_check_spec(wildcards), record)
+
+
+def judged_before_asking(wildcards):
+    """Return the quality that was judged before a model is asked."""
+    record = ANSWERS_OF_ONE.format(**wildcards)
+    return judged_before(wildcards.model, "ask_questions", question_spec(wildcards), record)
+
+
+def judged_before_comparing(wildcards):
+    """Return the quality that was judged before the answers of a model are compared."""
+    record = f"results/{wildcards.model}/answers.json"
+    return judged_before(wildcards.model, "compare_answers", comparison_spec(wildcards), record)
 
 
 def marker_to_check(wildcards):
     """Return the marker of the model whose prompts are checked."""
-    output = TEMPLATE_CHECK.format(model=wildcards.model)
-    return followed_until_done(smallest_quantization(MARKER)(wildcards), output, template_check_spec(wildcards))
+    record = TEMPLATE_CHECK.format(model=wildcards.model)
+    marker = smallest_quantization(MARKER)(wildcards)
+    return followed_until_done(marker, "check_template", template_check_spec(wildcards), record)
 
 
 def marker_to_ask(wildcards):
     """Return the marker of the model that is asked."""
-    output = ANSWERS_OF_ONE.format(**wildcards)
-    return followed_until_done(MARKER.format(**wildcards), output, question_spec(wildcards))
+    record = ANSWERS_OF_ONE.format(**wildcards)
+    return followed_until_done(MARKER.format(**wildcards), "ask_questions", question_spec(wildcards), record)
 
 
 def questions_file(wildcards):
@@ -637,15 +766,29 @@ def measured_file(kind):
     """Return a function of wildcards: the GGUF that is measured, or its record."""
 
     def path(wildcards):
-        base = CONFIG.models[wildcards.model].measured_base
-        name, of = (base, "unquantized") if wildcards.measured == "base" else (wildcards.model, wildcards.measured)
+        base = base_to_measure(wildcards) if wildcards.measured == "base" else None
+        name, of = (base, "unquantized") if base else (wildcards.model, wildcards.measured)
         return f"results/{name}/gguf/{name}.{of}.{kind}"
 
     return path
 
 
+def base_to_measure(wildcards):
+    """Return the base that a fine-tune is compared with; end with a message where it is not to be measured."""
+    if base := CONFIG.models[wildcards.model].measured_base:
+        return base
+    key = f"models.{wildcards.model}.quality"
+    if not CONFIG.models[wildcards.model].quality.is_measured:
+        raise WorkflowError(
+            f"{key}: nothing is measured of this model. Name a text to measure on in {key}.text or .chat."
+        )
+    raise WorkflowError(f"{key}.base is false, so its base is not measured. Set it to true to compare with the base.")
+
+
 def weights_measured(wildcards):
     """Return the GGUF that is measured; its record says when it has changed."""
+    if wildcards.measured == "base":
+        return unquantized_for(base_to_measure(wildcards), is_measured(wildcards))
     return ancient(measured_file("gguf")(wildcards))
 
 
@@ -667,12 +810,23 @@ def reference_to_measure(wildcards):
     It is said anew, and the same, where the log-probabilities are made again for another measurement.
     """
     said = "results/{model}/quality/reference.json".format(model=wildcards.model)
-    return followed_until_done(said, QUALITY_OF_ONE.format(**wildcards), measuring_spec(wildcards))
+    return followed_until_done(said, "evaluate_quality", measuring_spec(wildcards), QUALITY_OF_ONE.format(**wildcards))
 
 
 def measuring_spec(wildcards):
     """Return what a measurement depends on beside files that other jobs make: the code, and a program that was found."""
     return spec(code=code_digest("evaluate_quality"), program=program_version("llama-perplexity"))
+
+
+def quantization_spec(wildcards):
+    """Return what a quantization depends on beside files that other jobs make."""
+    uses = CONFIG.models[wildcards.model].calibration.is_given and QUANTIZATION_TYPES[wildcards.quant].uses_imatrix
+    return spec(code=code_digest("quantize"), program=program_version("llama-quantize"), imatrix=uses)
+
+
+def imatrix_spec(wildcards):
+    """Return what an importance matrix depends on beside files that other jobs make."""
+    return spec(code=code_digest("compute_imatrix"), program=program_version("llama-imatrix"))
 
 
 def released_logits(wildcards):
@@ -930,6 +1084,22 @@ def adapter_spec(wildcards):
     return spec(**identities(wildcards.model, [str(file) for file in adapter_weights(wildcards)]))
 
 
+@cache
+def conversion_spec_of(name):
+    """Return what the unquantized GGUF of a model depends on beside files that other jobs make."""
+    weights = [file for weights, files in sources_of(name) for file in weights]
+    converter = find_converter(CONFIG.llama_cpp)
+    return spec(
+        weights=identities(name, weights),
+        code=[code_digest("merge_shard"), code_digest("convert_to_gguf")],
+        converter=sha256_of(converter) if converter else None,
+    )
+
+
+def conversion_spec(wildcards):
+    return conversion_spec_of(wildcards.model)
+
+
 def source_spec(wildcards):
     model = CONFIG.models[wildcards.model]
     return spec(base=model.base, adapters=[adapter.path for adapter in model.adapters])
@@ -966,6 +1136,13 @@ def question_spec(wildcards):
     return spec(**PLACE, questions=digest, max_tokens=answers.max_tokens, code=code_digest("ask_questions"))
 
 
+def comparison_spec(wildcards):
+    """Return what the comparison of a model's answers depends on beside the answers."""
+    answers = CONFIG.models[wildcards.model].answers
+    limit = {"min_score": answers.min_score, "limit_key": answers.limit_key, "on_fail": answers.on_fail}
+    return spec(**limit, judged=judged_quantizations(wildcards), code=code_digest("compare_answers"))
+
+
 def program_version(program):
     """Return what changes when a program that was found here is replaced; a built one has its record."""
     found = found_program(program)
@@ -982,6 +1159,11 @@ def ghost_programs():
 def merge_threads(wildcards):
     """Return 1 where reading, hashing and writing take the time: shards side by side use the cores better than one alone."""
     return THREADS if needs_peft(wildcards.model) else 1
+
+
+def threads_alone(wildcards):
+    """Return so many threads that nothing else runs beside a job; elsewhere than here, those that it uses."""
+    return ALL_CORES if workflow.local_exec else THREADS
 
 
 @cache
@@ -1094,6 +1276,7 @@ def say_how_to_chat():
         for kind, file in (
             *[("merge", f"results/{name}/merge_report.json")] * (name not in ADAPTER_ONLY),
             ("template", TEMPLATE_CHECK.format(model=name)),
+            *[("answers", f"results/{name}/answers.verdict.json")] * bool(model.answers.questions),
         ):
             for warning in (
                 json.loads(Path(file).read_text(encoding="utf-8"))["warnings"] if os.path.exists(file) else []

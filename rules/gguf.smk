@@ -3,10 +3,13 @@ Merged checkpoint -> GGUF -> quantized GGUFs, by llama.cpp's own converter and l
 
 OUTPUTS:
     results/{model}/gguf/{model}.unquantized.gguf   in the type that loses nothing of the merge
+    results/{model}/gguf/{model}.conversion.json    what was converted
     results/{model}/gguf/{model}.{quant}.gguf       one job a quantization
-    results/{model}/gguf/{model}.{...}.json         each with its record: size, sha256, type, llama.cpp's version
+    results/{model}/gguf/{model}.{...}.json         each with its record: size, sha256, type
+    results/{model}/gguf/{model}.{user}.released    where it is not kept: who needs the unquantized GGUF no more
 
-The records are what later rules depend on; the GGUFs themselves are ancient().
+The records are what later rules depend on; the GGUFs themselves are ancient(). That of the unquantized GGUF stays as it is
+where the GGUF was not kept and is made once more for one more job: the same weights, so nothing else starts.
 """
 
 
@@ -21,8 +24,8 @@ rule convert_to_gguf:
         script=script("convert_to_gguf"),
         library=library("convert_to_gguf"),
     output:
-        gguf=kept("results/{model}/gguf/{model}.unquantized.gguf", CONFIG.keep_unquantized),
-        record="results/{model}/gguf/{model}.unquantized.json",
+        gguf=kept(UNQUANTIZED, CONFIG.keep_unquantized),
+        record=CONVERSION,
     log:
         "logs/convert_to_gguf/{model}.log",
     benchmark:
@@ -50,11 +53,44 @@ rule convert_to_gguf:
         """
 
 
+rule record_conversion:
+    """Say what the unquantized GGUF is; nothing is said anew where the same is converted once more."""
+    input:
+        conversion=conversion_to_record,
+        plan=rules.plan_merge.output,
+        weights=all_weights,
+        manifest=rules.write_model_files.output.manifest,
+        converter=converter_files(),
+        script=script("record_conversion"),
+        library=library("record_conversion"),
+    output:
+        UNQUANTIZED_RECORD,
+    log:
+        "logs/record_conversion/{model}.log",
+    localrule: True
+    conda:
+        "../envs/ollama.yaml"
+    resources:
+        mem_mb=500,
+    params:
+        spec=conversion_spec,
+    message:
+        "Recording the unquantized GGUF of {wildcards.model}"
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --conversion {input.conversion:q} \
+            --spec {params.spec:q} \
+            --output {output:q}
+        """
+
+
 rule quantize:
     """Quantize with llama-quantize. An unquantized type is copied through it, which keeps its sha256 in Ollama."""
     input:
-        gguf=ancient(rules.convert_to_gguf.output.gguf),
-        record=rules.convert_to_gguf.output.record,
+        gguf=unquantized_to_quantize,
+        record=rules.record_conversion.output,
         plan=rules.plan_merge.output,
         imatrix=imatrix_for("results/{model}/gguf/{model}.imatrix.gguf"),
         matrix=imatrix_for("results/{model}/gguf/{model}.imatrix.json"),
@@ -75,8 +111,9 @@ rule quantize:
         mem_mb=quantize_mem_mb,
         disk_mb=quantize_disk_mb,
     params:
+        gguf=UNQUANTIZED,
         program=lambda wildcards, input: program_path("llama-quantize"),
-        identity=program_version("llama-quantize"),
+        spec=quantization_spec,
         about=quantize_time,
     message:
         "Quantizing {wildcards.model} to {wildcards.quant}{params.about}"
@@ -85,12 +122,42 @@ rule quantize:
         exec &> >(tee {log:q})
         python {input.script:q} \
             --program {params.program:q} \
-            --gguf {input.gguf:q} \
+            --gguf {params.gguf:q} \
             --source-record {input.record:q} \
             --type {wildcards.quant:q} \
             --imatrix {input.imatrix:q} \
             --imatrix-record {input.matrix:q} \
+            --spec {params.spec:q} \
             --output {output.gguf:q} \
             --record {output.record:q} \
             --threads {threads}
+        """
+
+
+rule release_unquantized:
+    """Hold the unquantized GGUF until one of its users is done, and see that it was the one that others were made from."""
+    input:
+        gguf=ancient(UNQUANTIZED),
+        conversion=ancient(CONVERSION),
+        record=ancient(UNQUANTIZED_RECORD),
+        used=user_of_unquantized,
+        script=script("release_unquantized"),
+        library=library("release_unquantized"),
+    output:
+        touch("results/{model}/gguf/{model}.{user}.released"),
+    log:
+        "logs/release_unquantized/{model}.{user}.log",
+    localrule: True
+    conda:
+        "../envs/ollama.yaml"
+    resources:
+        mem_mb=500,
+    message:
+        "The {wildcards.user} of {wildcards.model} needs the unquantized GGUF no more"
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --conversion {input.conversion:q} \
+            --record {input.record:q}
         """

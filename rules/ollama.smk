@@ -148,6 +148,7 @@ rule check_template:
         manifest=rules.write_model_files.output.manifest,
         record=smallest_quantization(WEIGHTS_RECORD),
         marker=marker_to_check,
+        judged=judged_before_check,
         gguf=ancient(smallest_quantization(WEIGHTS)),
         tokenize=lambda wildcards: program_files("llama-tokenize"),
         script=script("check_template"),

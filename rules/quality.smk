@@ -106,8 +106,8 @@ rule prepare_text:
 rule compute_imatrix:
     """Compute the importance matrix with llama-imatrix; a killed job goes on where it was."""
     input:
-        gguf=ancient(rules.convert_to_gguf.output.gguf),
-        source=rules.convert_to_gguf.output.record,
+        gguf=unquantized_to_calibrate,
+        source=rules.record_conversion.output,
         plan=rules.plan_merge.output,
         text="results/{model}/quality/calibration.txt",
         record="results/{model}/quality/calibration.json",
@@ -127,8 +127,9 @@ rule compute_imatrix:
     resources:
         mem_mb=imatrix_mem_mb,
     params:
+        gguf=UNQUANTIZED,
         program=lambda wildcards, input: program_path("llama-imatrix"),
-        identity=lambda wildcards: program_version("llama-imatrix"),
+        spec=imatrix_spec,
     message:
         "Computing the importance matrix of {wildcards.model}"
     shell:
@@ -136,10 +137,11 @@ rule compute_imatrix:
         exec &> >(tee {log:q})
         python {input.script:q} \
             --program {params.program:q} \
-            --gguf {input.gguf:q} \
+            --gguf {params.gguf:q} \
             --source-record {input.source:q} \
             --text {input.text:q} \
             --text-record {input.record:q} \
+            --spec {params.spec:q} \
             --output {output.imatrix:q} \
             --record {output.record:q} \
             --threads {threads}
@@ -149,8 +151,8 @@ rule compute_imatrix:
 rule evaluate_reference:
     """Let the unquantized fine-tune say how likely it finds each token of the evaluation text."""
     input:
-        gguf=ancient(rules.convert_to_gguf.output.gguf),
-        source=rules.convert_to_gguf.output.record,
+        gguf=ancient(UNQUANTIZED),
+        source=rules.record_conversion.output,
         plan=rules.plan_merge.output,
         text="results/{model}/quality/evaluation.txt",
         record="results/{model}/quality/evaluation.json",
@@ -198,8 +200,8 @@ rule evaluate_quality:
     input:
         gguf=weights_measured,
         record=measured_file("json"),
-        reference=ancient(rules.convert_to_gguf.output.gguf),
-        source=rules.convert_to_gguf.output.record,
+        reference=unquantized_to_compare,
+        source=rules.record_conversion.output,
         plan=rules.plan_merge.output,
         said=reference_to_measure,
         text="results/{model}/quality/evaluation.txt",
@@ -219,6 +221,8 @@ rule evaluate_quality:
     resources:
         mem_mb=quality_mem_mb,
     params:
+        gguf=measured_file("gguf"),
+        reference=UNQUANTIZED,
         logits=REFERENCE_LOGITS,
         program=lambda wildcards, input: program_path("llama-perplexity"),
         spec=measuring_spec,
@@ -230,10 +234,10 @@ rule evaluate_quality:
         python {input.script:q} \
             --program {params.program:q} \
             --measured {wildcards.measured:q} \
-            --gguf {input.gguf:q} \
+            --gguf {params.gguf:q} \
             --gguf-record {input.record:q} \
             --logits {params.logits:q} \
-            --reference-gguf {input.reference:q} \
+            --reference-gguf {params.reference:q} \
             --reference-record {input.said:q} \
             --text {input.text:q} \
             --text-record {input.evaluation:q} \
@@ -282,9 +286,10 @@ rule measure_speed:
         "benchmarks/measure_speed/{model}.{quant}.tsv"
     conda:
         "../envs/llama_cpp.yaml"
-    threads: THREADS
+    threads: threads_alone
     resources:
         mem_mb=speed_mem_mb,
+        measured_threads=THREADS,
     params:
         program=lambda wildcards, input: program_path("llama-bench"),
         identity=lambda wildcards: program_version("llama-bench"),
@@ -299,7 +304,7 @@ rule measure_speed:
             --gguf {input.gguf:q} \
             --gguf-record {input.record:q} \
             --output {output:q} \
-            --threads {threads}
+            --threads $(({threads} < {resources.measured_threads} ? {threads} : {resources.measured_threads}))
         """
 
 
@@ -350,6 +355,7 @@ rule summarize_quality:
             --measured {input.measured:q} \
             --records {input.records:q} \
             --speeds {input.speeds:q} \
+            --overlap {input.overlap:q} \
             --spec {params.spec:q} \
             --output {output.summary:q} \
             --table {output.table:q} \

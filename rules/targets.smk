@@ -50,12 +50,15 @@ rule gguf:
     input:
         CHECKED,
         GGUFS,
+        QUANTIZED,
 
 
 rule quality:
     input:
         CHECKED,
         QUALITY,
+        QUANTIZED,
+        COMPARED,
         VERDICTS,
         [f"results/{name}/quality.html" for name in MEASURED],
 
@@ -64,12 +67,14 @@ rule modelfiles:
     input:
         CHECKED,
         GGUFS,
+        QUANTIZED,
         MODELFILES,
 
 
 rule registered:
     input:
         CHECKED,
+        QUANTIZED,
         MARKERS,
         REGISTERED_MODELS,
         TEMPLATE_CHECKS,

@@ -1,7 +1,6 @@
-"""Compare the answers of a model's quantizations, and fail if one of them knows too little.
+"""Fail if a registered quantization answers too few of the user's questions rightly, or warn of it.
 
-    python scripts/check_answers.py --model m --answers 'base=a.json' 'Q4_K_M=b.json' --judged Q4_K_M \\
-        --min-score 0.8 --table answers.md --picture answers.svg --output answers.json
+python scripts/check_answers.py --answers results/m/answers.json --output results/m/answers.verdict.json
 """
 
 from __future__ import annotations
@@ -11,36 +10,28 @@ import json
 import logging
 from pathlib import Path
 
-from ollamake.answers import compare, refuse_low_scores, table
-from ollamake.answers_plot import draw_answers
-from ollamake.atomic_write import write_bytes, write_json, write_text
-from ollamake.errors import run
+from ollamake.answers_gate import judge, refusal
+from ollamake.atomic_write import write_json
+from ollamake.errors import OllamakeError, run
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="the model's name in the configuration")
-    parser.add_argument("--answers", nargs="+", required=True, help="LABEL=FILE of each that was asked")
-    parser.add_argument("--judged", nargs="+", required=True, help="the labels that must reach the score")
-    parser.add_argument("--min-score", type=float, required=True, help="the share of right answers to reach")
-    parser.add_argument("--table", type=Path, required=True, help="the table, as Markdown")
-    parser.add_argument("--picture", type=Path, help="each question and who answered it, as SVG")
-    parser.add_argument("--output", type=Path, required=True, help="the scores, as JSON")
+    parser.add_argument("--answers", type=Path, required=True, help="answers.json, as compare_answers.py wrote it")
+    parser.add_argument("--output", type=Path, required=True, help="the verdict, as JSON")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    files = {label: Path(file) for label, _, file in (item.partition("=") for item in args.answers)}
-    asked = {label: json.loads(file.read_text(encoding="utf-8")) for label, file in files.items()}
-    comparison = compare(asked, args.judged, args.min_score)
-    text = table(comparison, asked)
-    logging.info("%s", text)
-    refuse_low_scores(comparison, asked, f"models.{args.model}.answers")
-    write_text(args.table, text)
-    if args.picture is not None:
-        write_bytes(args.picture, draw_answers(args.model, asked))
-    write_json(args.output, comparison)
+    comparison = json.loads(args.answers.read_text(encoding="utf-8"))
+    verdict = judge(comparison)
+    if not verdict["passes"]:
+        message = refusal(comparison)
+        if verdict["on_fail"] == "stop":
+            raise OllamakeError(message)
+        logging.warning("warning: %s", message)
+    write_json(args.output, verdict)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,14 @@ from pathlib import Path
 
 from ollamake.atomic_write import write_json
 from ollamake.errors import run
-from ollamake.text_overlap import overlap_fault, refuse_overlap, refuse_same_files, sources, text_overlap
+from ollamake.text_overlap import (
+    overlap_fault,
+    overlap_warning,
+    refuse_overlap,
+    refuse_same_files,
+    sources,
+    text_overlap,
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -34,9 +41,9 @@ def main(argv: list[str] | None = None) -> None:
     overlap = text_overlap(mine, others)
     refuse_overlap(overlap, mine, others)
     logging.info("%.1f%% of the text to measure on stands in the text to calibrate on", 100 * overlap.share)
-    warnings = [overlap_fault(overlap, mine, others) + "."] if overlap.share else []
-    for warning in warnings:
-        logging.warning("warning: %s", warning)
+    if overlap.share:
+        logging.warning("warning: %s.", overlap_fault(overlap, mine, others))
+    warnings = [overlap_warning(overlap)] if overlap.share else []
     write_json(args.output, {"share": overlap.share, "sentence": overlap.sentence, "warnings": warnings})
 
 

@@ -17,6 +17,7 @@ from ollamake.atomic_write import temporary_beside, write_json
 from ollamake.errors import run
 from ollamake.importance_file import importance_record
 from ollamake.importance_matrix import Calibration, compute_importance
+from ollamake.unquantized_record import require_gguf
 
 log = logging.getLogger("ollamake")
 
@@ -28,6 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--source-record", type=Path, required=True, help="its record")
     parser.add_argument("--text", type=Path, required=True, help="the calibration text")
     parser.add_argument("--text-record", type=Path, required=True, help="its record")
+    parser.add_argument("--spec", default="{}", help="what the result depends on beside its files, kept in the record")
     parser.add_argument("--output", type=Path, required=True, help="the importance matrix")
     parser.add_argument("--record", type=Path, required=True, help="what it is, as JSON")
     parser.add_argument("--threads", type=int, required=True, help="threads of llama-imatrix")
@@ -36,6 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    require_gguf(args.gguf)
     source, text = (json.loads(path.read_text(encoding="utf-8")) for path in (args.source_record, args.text_record))
     reading = Calibration(args.text, text["sha256"], text["chunks"], text["context"], text["parse_special"])
     log.info("reading %d chunks of %d tokens with the unquantized model", reading.chunks, reading.context)
@@ -43,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     with temporary_beside(args.output) as temporary:
         compute_importance(args.program, args.gguf, source["sha256"], reading, temporary, partial, args.threads)
         record = importance_record(temporary, args.gguf, source, text)
-    write_json(args.record, record)
+    write_json(args.record, record | {"spec": args.spec})
     partial.unlink(missing_ok=True)
     for warning in record["warnings"]:
         log.warning("%s: %s", args.output, warning)

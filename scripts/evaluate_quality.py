@@ -15,6 +15,7 @@ from ollamake.atomic_write import write_json
 from ollamake.errors import run
 from ollamake.perplexity_comparison import Measured, Reference, evaluate_quality
 from ollamake.perplexity_reference import EvaluationText
+from ollamake.unquantized_record import require_gguf
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -36,6 +37,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    for gguf in (args.gguf, args.reference_gguf):
+        require_gguf(gguf)
     records = (args.gguf_record, args.reference_record, args.text_record)
     gguf_record, reference_record, text_record = (json.loads(path.read_text(encoding="utf-8")) for path in records)
     measured = Measured(args.measured, args.gguf, gguf_record)

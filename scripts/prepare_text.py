@@ -1,8 +1,8 @@
 """Join, render, check and cut the text that a model is calibrated or evaluated on.
 
     python scripts/prepare_text.py --purpose evaluation --key models.m.quality --model-files merged/model_files.json \\
-        --text a.txt b.txt --chat c.jsonl --other-key models.m.imatrix --other-text d.txt --chunks 100 --context 512 \\
-        --output quality/evaluation.txt --record quality/evaluation.json
+        --text a.txt b.txt --chat c.jsonl --chunks 100 --context 512 --output quality/evaluation.txt \\
+        --record quality/evaluation.json
 """
 
 from __future__ import annotations
@@ -24,9 +24,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model-files", type=Path, required=True, help="model_files.json beside the tokenizer")
     parser.add_argument("--text", type=Path, nargs="*", default=[], help="plain UTF-8 text")
     parser.add_argument("--chat", type=Path, nargs="*", default=[], help="conversations with answers, JSON lines")
-    parser.add_argument("--other-key", default="models.m.imatrix", help="the key of the texts that must be others")
-    parser.add_argument("--other-text", type=Path, nargs="*", default=[], help="plain text that must be another")
-    parser.add_argument("--other-chat", type=Path, nargs="*", default=[], help="conversations that must be others")
     parser.add_argument("--chunks", type=_chunks, required=True, help="how many chunks are wanted, or `all`")
     parser.add_argument("--context", type=int, required=True, help="tokens of a chunk")
     parser.add_argument("--output", type=Path, required=True, help="the text")
@@ -44,8 +41,7 @@ def _chunks(value: str) -> int | None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     mine = sources(args.key, args.text, args.chat)
-    others = sources(args.other_key, args.other_text, args.other_chat)
-    record = prepare_text(args.purpose, args.model_files, mine, others, args.chunks, args.context, args.output)
+    record = prepare_text(args.purpose, args.model_files, mine, args.chunks, args.context, args.output)
     logging.info("%d tokens, %d chunks of %d", record["tokens"], record["chunks"], args.context)
     write_json(args.record, record)
 

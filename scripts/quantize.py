@@ -15,6 +15,7 @@ from ollamake.errors import run
 from ollamake.free_disk import require_free_disk
 from ollamake.gguf_quantization import quantize, type_argument
 from ollamake.gguf_record import estimated_size, gguf_record, importance_of
+from ollamake.unquantized_record import require_gguf
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -23,6 +24,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--gguf", type=Path, required=True, help="the unquantized GGUF")
     parser.add_argument("--source-record", type=Path, required=True, help="its record")
     parser.add_argument("--type", required=True, help="the type, by llama-quantize's name")
+    parser.add_argument("--spec", default="{}", help="what the result depends on beside its files, kept in the record")
     parser.add_argument("--output", type=Path, required=True, help="the quantized GGUF")
     parser.add_argument("--record", type=Path, required=True, help="what it is, as JSON")
     parser.add_argument("--threads", type=int, required=True, help="threads of llama-quantize")
@@ -38,6 +40,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    require_gguf(args.gguf)
     source = json.loads(args.source_record.read_text(encoding="utf-8"))
     made_with = {} if args.imatrix is None else importance_of(args.imatrix_record, args.type, source)
     require_free_disk(args.output.parent, estimated_size(source, args.type), f"the {args.type} GGUF")
@@ -46,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
             args.program, args.gguf, temporary, type_argument(args.type, source["type"]), args.threads, args.imatrix
         )
         record = gguf_record(temporary, args.output.name, args.type)
-    write_json(args.record, record | {"source_sha256": source["sha256"]} | made_with)
+    write_json(args.record, record | {"source_sha256": source["sha256"], "spec": args.spec} | made_with)
 
 
 if __name__ == "__main__":

@@ -32,18 +32,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--measured", nargs="+", type=Path, required=True, help="each quantization's measurement")
     parser.add_argument("--records", nargs="+", type=Path, required=True, help="the records of their GGUFs")
     parser.add_argument("--speeds", nargs="*", type=Path, default=[], help="their speeds, as far as they are measured")
+    parser.add_argument("--overlap", nargs="?", type=Path, help="what was calibrated on, too; nothing without a matrix")
     parser.add_argument("--spec", type=json.loads, required=True, help="JSON: limits, on_fail and registered types")
-    parser.add_argument("--output", type=Path, required=True, help="all of it, as JSON")
-    parser.add_argument("--table", type=Path, required=True, help="the same as Markdown")
-    parser.add_argument("--picture", type=Path, required=True, help="size against loss, as SVG")
+    for flag, what in (("--output", "all of it, as JSON"), ("--table", "as Markdown"), ("--picture", "as SVG")):
+        parser.add_argument(flag, type=Path, required=True, help=what)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    told = [_read(file) for file in (args.plan, args.text_record, args.reference, args.base)]
-    measured = [[*map(_read, files)] for files in (args.measured, args.records, args.speeds)]
-    quality = summarize(args.model, *told, *measured, args.spec)
+    told = map(_read, (args.plan, args.text_record, args.reference, args.base))
+    measured = ([*map(_read, files)] for files in (args.measured, args.records, args.speeds))
+    quality = summarize(args.model, *told, *measured, args.spec, _read(args.overlap))
     for sentence in quality["sentences"]:
         logging.info("%s", sentence)
     write_bytes(args.picture, draw_quality(quality))

@@ -23,8 +23,8 @@ STAGES = {
     ),
 }  # fmt: skip
 """Colours that stay apart for the colour-blind and in print: training, merge, GGUF, Ollama, quality."""
-LEFT_OUT = ("all", "release_logits", "write_overview", "write_page")
-"""Rules that say nothing about how a model is made: the target, the pages of the report, what holds a file."""
+LEFT_OUT = ("all", "record_conversion", "release_unquantized", "release_logits", "write_overview", "write_page")
+"""Rules that say nothing about how a model is made: the target, the pages of the report, what tells of a file or holds it."""
 
 
 def parse_rulegraph(dot: str) -> Graph:

@@ -28,6 +28,7 @@ from ollamake.quality_configuration import (
     calibration_of,
     quality_of,
     refuse_without_imatrix,
+    score_limit,
 )
 from ollamake.quantization_types import UNQUANTIZED
 from ollamake.served_base import with_served_bases
@@ -57,6 +58,10 @@ class Answers:
 
     questions: str | None
     min_score: float
+    limit_key: str
+    """The key that `min_score` is from: models.M.quality.min_answers where that is set, else models.M.answers.min_score."""
+    on_fail: str
+    """What too low a score does: `stop`, or `warn` if quality.on_fail says so of quality.min_answers."""
     max_tokens: int
     unquantized: str | None
     """The type of the fine-tune before quantization, where that is built only to be asked, too."""
@@ -96,9 +101,8 @@ class Model:
     plans_num_ctx: bool = True
     """Whether the plan gives `num_ctx`."""
     serves_adapter: bool = False
-    """Whether it is registered as its base's GGUF with the adapter beside it."""
     served_base: str | None = None
-    """Name of the model without adapter whose GGUFs are used then."""
+    """Name of the model without adapter whose GGUFs are used where `serves_adapter`."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +149,7 @@ def read_configuration(raw: Mapping[str, Any], schema_file: Path) -> Configurati
     """
     schema = yaml.safe_load(schema_file.read_text(encoding="utf-8"))
     raw = _spread_defaults(raw)
-    faults = configuration_faults(raw, schema)
-    if faults:
+    if faults := configuration_faults(raw, schema):
         raise OllamakeError("the configuration has faults:\n  " + "\n  ".join(faults))
     filled = _with_defaults(raw, schema, schema)
     dtype = filled["merge"]["dtype"]
@@ -262,7 +265,6 @@ def _base_of(model: Model, *, registered: bool) -> Model:
         calibration=DomainText(),
         quality=NOT_MEASURED,
         compare=(),
-        serves_adapter=False,
         is_derived=True,
         is_automatic=automatic,
     )
@@ -320,7 +322,7 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
         },
         answers=Answers(
             questions=None if answers["questions"] is None else _folder(answers["questions"]),
-            min_score=float(answers["min_score"] if quality.min_answers is None else quality.min_answers),
+            **vars(score_limit(quality, answers["min_score"], key)),
             max_tokens=answers["max_tokens"],
             unquantized=unquantized,
             base=None,
@@ -357,8 +359,7 @@ def _adapters(filled: Mapping[str, Any], key: str) -> tuple[WeightedAdapter, ...
     adapters = tuple(
         WeightedAdapter(_folder(one["path"]), float(one.get("weight", 1.0))) for one in filled["adapters"] or ()
     )
-    odd = [one for one in adapters if not math.isfinite(one.weight) or one.weight == 0]
-    if odd:
+    if odd := [one for one in adapters if not math.isfinite(one.weight) or one.weight == 0]:
         raise OllamakeError(
             f"{key}.adapters: the weight of {odd[0].path} is {odd[0].weight}; expected a number other than zero."
         )

@@ -20,17 +20,15 @@ from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
 from ollamake.progress import progress_bar
 from ollamake.prompt_template import special_texts
-from ollamake.text_faults import TextFigures, refuse_unusable, warnings_of
+from ollamake.text_faults import MORE_THAN_NEEDED, TextFigures, refuse_few_chunks, refuse_unusable, warnings_of
 from ollamake.text_files import open_source, read_text
-from ollamake.text_overlap import Source, overlap_fault, refuse_overlap, refuse_same_files, text_overlap
+from ollamake.text_overlap import Source
 from ollamake.text_tokens import TextTokenizer, load_tokenizer
 
 log = logging.getLogger("ollamake")
 
 PIECE = 128 << 10
 """Characters that are tokenized at once."""
-MORE_THAN_NEEDED = 0.05
-"""What is written beyond the tokens of the chunks: llama.cpp may count a few less."""
 _LONG_LINE = 2000
 """Characters of a line, above which a cut need not wait for its end."""
 _SENTENCE_END = re.compile(r"[。．.!?！？]+\s*|\s+")
@@ -64,7 +62,6 @@ def prepare_text(
     purpose: str,
     model_files: Path,
     mine: Sequence[Source],
-    others: Sequence[Source],
     chunks: int | None,
     context: int,
     output: Path,
@@ -72,16 +69,15 @@ def prepare_text(
     """Write the text of ``purpose`` ("evaluation" or "calibration") to ``output`` and return its record.
 
     ``model_files`` is model_files.json of the merged checkpoint. ``chunks`` of ``context`` tokens are wanted, None: of all the
-    text; what is not needed is not read. ``others`` are the sources of which ``mine`` must be free: those of the calibration.
+    text; what is not needed is not read.
 
     The record: ``sources`` (file, kind, sha256, units that are used: conversations of a chat, 1 of a text), ``tokens`` (of the
     written text, without a BOS), ``chunks`` that they make, ``cut`` (something is left over), ``parse_special``,
-    ``unknown_tokens``, ``sha256``, ``overlap`` (share of the characters that also stand in ``others``, None without them),
-    ``warnings``. Raises OllamakeError for a text that cannot be used.
+    ``unknown_tokens``, ``sha256``, ``warnings``. Raises OllamakeError for a text that cannot be used.
     """
-    for source in (*mine, *others):
+    for source in mine:
         open_source(source.path, source.key).close()
-    refuse_same_files(mine, others)
+    refuse_few_chunks(purpose, mine, chunks, context)
     has_chat = any(source.kind == "chat" for source in mine)
     tokenizer = load_tokenizer(model_files.parent, parse_special=has_chat)
     template = _chat_template(model_files, mine) if has_chat else None
@@ -90,16 +86,11 @@ def prepare_text(
     with open_atomically(output) as file:
         written = _Written(file)
         used, cut = _write(written, mine, tokenizer, template, model_files.parent, wanted)
-        refuse_unusable(written.figures, mine, context)
-        overlap = text_overlap(used, others) if others else None
-        if overlap is not None:
-            refuse_overlap(overlap, used, others)
+        refuse_unusable(written.figures, purpose, mine, context)
     tokens = written.figures.tokens
     made = tokens // context if chunks is None else min(tokens // context, chunks)
     warnings = warnings_of(written.figures, purpose, mine, made, chunks, context, has_chat)
     warnings += _unused(used, chunks, context)
-    if overlap is not None and overlap.share > 0:
-        warnings.append(overlap_fault(overlap, used, others) + ".")
     for warning in warnings:
         log.warning("%s", warning)
     return {
@@ -112,7 +103,6 @@ def prepare_text(
         "parse_special": has_chat,
         "unknown_tokens": written.figures.unknown,
         "sha256": written.digest.hexdigest(),
-        "overlap": None if overlap is None else overlap.share,
         "warnings": warnings,
     }
 
@@ -193,9 +183,9 @@ def _text_pieces(source: Source) -> Iterator[_Piece]:
 
 
 def _separable(text: str, begin: int, end: int) -> int:
-    """Return a place before ``end`` where a word ends whatever the tokenizer: behind a line end, if it can be."""
+    """Return a place up to ``end`` where a word ends whatever the tokenizer: behind a line end, if it can be."""
     for separator, keep in (("\n", 1), (" ", 0)):
-        place = text.rfind(separator, begin, end - 1)
+        place = text.rfind(separator, begin, end)
         while place > begin and text[place + 1].isspace():
             place = text.rfind(separator, begin, place)
         if place > begin:

@@ -31,6 +31,7 @@ from ollamake.job_needs import largest_job
 from ollamake.llama_cpp_source import require_compiler
 from ollamake.merge_plan import plan_merge
 from ollamake.ollama_server import OllamaServer, ServerUnreachable
+from ollamake.perplexity_command import require_parse_special
 from ollamake.program_start import require_starting
 from ollamake.published_quality import CANDIDATES
 from ollamake.questions import read_questions
@@ -68,8 +69,7 @@ def check_inputs(
     builds_tools = spec["compiler_needed"] and now.get("builds_llama_cpp", True)
     if builds_tools:
         require_compiler()
-    for program, path in spec["tools"]:
-        require_starting(program, Path(path))
+    _check_tools(spec)
     if spec["questions"]:
         questions = read_questions(Path(spec["questions"]), f"models.{name}.answers.questions")
         log.info("%d questions", len(questions))
@@ -129,6 +129,15 @@ def check_inputs(
         "largest_job": None if needs is None else {"job": job, "memory_gb": _gb(needs.mem_mb * 1e6)},
         "memory_free_gb": None if memory is None else _gb(memory.free),
     }
+
+
+def _check_tools(spec: Mapping[str, Any]) -> None:
+    """Start each program that was found here; of llama-perplexity see that it reads conversations, if it has to."""
+    measures_chat = bool(spec.get("texts", {}).get("evaluation", {}).get("chat"))
+    for program, path in spec["tools"]:
+        require_starting(program, Path(path))
+        if program == "llama-perplexity" and measures_chat:
+            require_parse_special(Path(path))
 
 
 def _check_texts(name: str, texts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:

@@ -71,6 +71,8 @@ class Build:
                 if not row["compared_only"]
                 for failure in row["verdict"]["failures"]
             ]
+        if self.answers is not None:
+            found += [(f"answers of {one['label']}", one["sentence"]) for one in self.answers["failures"]]
         return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from ollamake.answers_comparison import demanded
 from ollamake.html_page import card, element, joined
 from ollamake.overview import Build, Record, prompt_counts, prompts_agree
 from ollamake.quality_figures import plain
@@ -73,6 +74,7 @@ def _card_of_answers(answers: Record) -> Markup:
     base = answers["scores"].get("base")
     said = f"of your {worst['asked']} questions answered rightly by {label}"
     said += f"; by the base {base['score']:.0%}" if base else ""
+    said += f"; {demanded(answers).rstrip('.')}" if failed else ""
     return card("Right answers", f"{worst['score']:.0%}", said, "bad" if failed else "good")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from ollamake.answers_comparison import demanded
 from ollamake.build_jobs import costs
 from ollamake.html_page import bullets, code, drawing, element, joined, page, sha256, table
 from ollamake.overview import (
@@ -180,12 +181,18 @@ def _answers(build: Build) -> Markup:
         return Markup("")
     rows = [
         (label, code(score["name"]), str(score["right"]), str(score["asked"]), f"{score['score']:.1%}",
-         {True: "passes", False: "too few", None: ""}[score["passes"]])
+         _verdict_of_answers(score["passes"]))
         for label, score in build.answers["scores"].items()
     ]  # fmt: skip
-    caption = f"Your own questions at temperature 0; {build.answers['min_score']:.0%} right answers are demanded."
+    caption = f"Your own questions at temperature 0; {demanded(build.answers)}"
     titles = ("asked", "in Ollama", "right", "of", "share", "verdict")
     return joined([element("h2", "Answers"), table(caption, titles, rows, (2, 3, 4))])
+
+
+def _verdict_of_answers(passes: bool | None) -> object:
+    if passes is None:
+        return ""
+    return element("span", "enough", "good") if passes else element("span", "too few", "bad")
 
 
 def _prompts(build: Build) -> Markup:

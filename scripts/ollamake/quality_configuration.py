@@ -61,6 +61,15 @@ class Quality:
         return self.is_measured and self.on_fail == "stop" and any(limit is not None for limit in self.limits.values())
 
 
+@dataclass(frozen=True)
+class ScoreLimit:
+    """The share of right answers that registered models must reach, the key that says so, and what less does."""
+
+    min_score: float
+    limit_key: str
+    on_fail: str
+
+
 NOT_MEASURED = Quality(DomainText(), (), False, False, {}, None, "stop")
 """Of a model that is only built for a comparison."""
 
@@ -100,6 +109,13 @@ def quality_of(
         min_answers=given["min_answers"],
         on_fail=given["on_fail"],
     )
+
+
+def score_limit(quality: Quality, min_score: float, key: str) -> ScoreLimit:
+    """Return what the answers of a model are held to: quality.min_answers, else ``min_score`` of its `answers`."""
+    if quality.min_answers is None:
+        return ScoreLimit(float(min_score), f"{key}.answers.min_score", "stop")
+    return ScoreLimit(float(quality.min_answers), f"{key}.quality.min_answers", quality.on_fail)
 
 
 def refuse_without_imatrix(quantization: str, key: str, calibration: DomainText) -> None:

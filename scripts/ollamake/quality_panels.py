@@ -49,10 +49,6 @@ def panels(quality: Quality) -> list[Panel]:
             "generation\ntokens/s", lambda row: row["generation_per_second"], lambda _: 0.0,
             lambda value: f"{value:,.0f}" if value >= 10 else plain(value), bars=True,
         ),
-        Panel(
-            "right answers\n%", lambda row: _percent(row["answers"]), lambda _: 0.0, lambda value: f"{value:.0f}",
-            _percent(limits.get("min_answers")), bars=True,
-        ),
     ]  # fmt: skip
     return [panel for panel in found if any(panel.value(row) is not None for row in quality["rows"])]
 

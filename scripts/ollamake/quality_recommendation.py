@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from ollamake.plan_figures import gib, one_line
 from ollamake.published_quality import quality_class
-from ollamake.quality_figures import GOOD_KLD, Quality, Row, mean_kld, percent, plain, row_of, size_words
+from ollamake.quality_figures import GOOD_KLD, Quality, Row, mean_kld, plain, row_of, size_words
 from ollamake.quality_verdict import has_limits
 
 
@@ -25,14 +25,14 @@ def recommend(quality: Quality) -> tuple[dict[str, str] | None, list[str]]:
     """Return ``type`` and ``sentence`` of the recommendation, or None; and sentences that say why there is none.
 
     ``quality``: the content of a quality.json but for ``recommendation`` and ``sentences``. With limits it is the smallest
-    measured type that keeps them (and min_answers, where the answers are known) and fits the plan's budget; without, the
-    smallest on the Pareto front that is "good" by the published bands, else the plan's choice. Where nothing is known of
-    what fits, all types count as fitting, and the sentence says so.
+    measured type that keeps them and fits the plan's budget; without, the smallest on the Pareto front that is "good" by the
+    published bands, else the plan's choice. Where nothing is known of what fits, all types count as fitting, and the sentence
+    says so.
     """
     limited = has_limits(quality["limits"])
     known = any(row["fits"] is not None for row in quality["rows"])
     fitting = [row for row in quality["rows"] if row["fits"] or not known]
-    good = [row for row in fitting if _is_good(row, quality["limits"], limited)]
+    good = [row for row in fitting if _is_good(row, limited)]
     if good:
         row = min(good, key=lambda row: (row["size"], row["kld_mean"]))
         return {"type": row["type"], "sentence": _sentence(quality, row, limited, known)}, []
@@ -41,15 +41,7 @@ def recommend(quality: Quality) -> tuple[dict[str, str] | None, list[str]]:
     return None, [_why_none(quality)]
 
 
-def answers_fail(row: Row, limits: Mapping[str, float | None]) -> bool:
-    """Return whether the answers of a type are known and too few of them right."""
-    least = limits.get("min_answers")
-    return least is not None and row["answers"] is not None and row["answers"] < least
-
-
-def _is_good(row: Row, limits: Mapping[str, float | None], limited: bool) -> bool:
-    if answers_fail(row, limits):
-        return False
+def _is_good(row: Row, limited: bool) -> bool:
     if limited:
         return bool(row["verdict"]["passes"])
     return row["pareto"] and (row["unquantized"] or row["kld_mean"] < GOOD_KLD)
@@ -58,8 +50,6 @@ def _is_good(row: Row, limits: Mapping[str, float | None], limited: bool) -> boo
 def _sentence(quality: Quality, row: Row, limited: bool, known: bool) -> str:
     kind = row["type"]
     what = "within the limits" if limited else f"good by the published bands (mean KLD below {GOOD_KLD:g})"
-    if quality["limits"].get("min_answers") is not None and row["answers"] is not None:
-        what += f" and answers enough questions rightly ({percent(row['answers'])})"
     place = "" if quality["budget"] is None else f" {one_line(quality['budget']['name'])}"
     fits = f" that fits{place}" if known else "; whether it fits is unknown"
     sentences = [
@@ -102,11 +92,6 @@ def _beside_the_plan(quality: Quality, row: Row) -> str:
     failures = other["verdict"]["failures"]
     if failures:
         sentence += f" The plan's choice is beyond the limits. {failures[0]['sentence']}."
-    if answers_fail(other, quality["limits"]):
-        sentence += (
-            f" The plan's choice answers {percent(other['answers'])} of the questions rightly;"
-            f" models.{quality['model']}.quality.min_answers asks for {percent(quality['limits']['min_answers'])}."
-        )
     return sentence
 
 
@@ -144,16 +129,12 @@ def _why_none(quality: Quality) -> str:
     passing = [row["type"] for row in quality["rows"] if row["verdict"]["passes"]]
     place = "the budget" if quality["budget"] is None else one_line(quality["budget"]["name"])
     if passing:
-        reasons = [
-            f"{row['type']} {_against(row, quality, place)}" for row in quality["rows"] if row["verdict"]["passes"]
-        ]
+        reasons = [f"{row['type']} {_against(row, place)}" for row in quality["rows"] if row["verdict"]["passes"]]
         return f"No measured type is recommended: {'; '.join(reasons)}. {what_helps(quality)}"
     return f"No measured type is within the limits. {what_helps(quality)}"
 
 
-def _against(row: Row, quality: Quality, place: str) -> str:
-    if answers_fail(row, quality["limits"]):
-        return f"is within the limits but answers {percent(row['answers'])} of the questions rightly"
+def _against(row: Row, place: str) -> str:
     return (
         f"is within the limits but is not known to fit {place}"
         if row["fits"] is None

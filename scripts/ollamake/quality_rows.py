@@ -1,4 +1,4 @@
-"""The measured quantizations of a model as rows of one table: size, loss, speed, answers, whether they fit the plan's budget."""
+"""The measured quantizations of a model as rows of one table: size, loss, speed, whether they fit the plan's budget."""
 
 from __future__ import annotations
 
@@ -19,17 +19,15 @@ def quality_rows(
     plan: Plan,
     reference: Json,
     registered: Collection[str],
-    answers: Json | None = None,
 ) -> list[dict[str, Any]]:
     """Return a row for each measurement, largest file first, without ``pareto`` and ``verdict``.
 
     ``measured``: contents of results/M/quality/TYPE.json; ``records``: of the GGUFs' records; ``speeds``: of TYPE.speed.json,
-    as many as there are; ``registered``: the types that are not measured for comparison only; ``answers``: an answers.json.
+    as many as there are; ``registered``: the types that are not measured for comparison only.
     Shares are 0 to 1, sizes bytes, memory MiB. Raises OllamakeError if the files do not belong together.
     """
     by_type = {record["type"]: record for record in records}
     speed_of = {speed["type"]: speed for speed in speeds}
-    scores = {} if answers is None else answers["scores"]
     rows = []
     for one in measured:
         kind = one["measured"]
@@ -49,7 +47,6 @@ def quality_rows(
         rows.append(
             _row(one, record, speed, reference, kind not in registered) | _memory(plan, kind, "imatrix" in record)
         )
-        rows[-1]["answers"] = scores[kind]["score"] if kind in scores else None
     return sorted(rows, key=lambda row: (-row["size"], row["type"]))
 
 

@@ -26,16 +26,17 @@ def summarize(
     records: Sequence[Json],
     speeds: Sequence[Json],
     spec: Json,
-    answers: Json | None = None,
+    overlap: Json | None = None,
 ) -> dict[str, Any]:
     """Return the content of quality.json.
 
-    ``spec``: ``limits`` (key of models.M.quality -> number or None), ``on_fail``, ``registered`` (the types that are not only
-    compared); the others are the contents of the files of results/M. Raises OllamakeError if they do not belong together.
+    ``spec``: ``limits`` (key of models.M.quality that is judged before registration -> number or None), ``on_fail``,
+    ``registered`` (the types that are not only compared). ``overlap``: what the text shares with the one that was calibrated
+    on. The others are the contents of the files of results/M. Raises OllamakeError if they do not belong together.
     """
     if base is not None:
         check_same("the measurement of the base", {"measured": "base"} | dict(base), None, reference)
-    rows = quality_rows(measured, records, speeds, plan, reference, spec["registered"], answers)
+    rows = quality_rows(measured, records, speeds, plan, reference, spec["registered"])
     front = pareto_front([(row["size"], row["kld_mean"]) for row in rows])
     for row, pareto in zip(rows, front, strict=True):
         row |= {"pareto": pareto, "verdict": verdict(row, spec["limits"], model, text["cut"])}
@@ -44,6 +45,7 @@ def summarize(
         "limits": dict(spec["limits"]),
         "on_fail": spec["on_fail"],
         "text": dict(text),
+        "overlap": None if overlap is None else overlap["share"],
         "reference": dict(reference),
         "base": None if base is None else dict(base),
         "budget": budget(plan),
@@ -58,6 +60,7 @@ def summarize(
         *said,
         *_doubts(quality),
         *text["warnings"],
+        *([] if overlap is None else overlap["warnings"]),
     ]
     return quality
 

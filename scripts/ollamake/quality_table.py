@@ -34,7 +34,6 @@ LEGEND = (
         "tokens/s",
         "speed of llama-bench on the machine that built this: of reading a prompt of 512 tokens, and of writing 64.",
     ),
-    ("answers", "share of your own questions that the registered model answers rightly."),
     ("±", ""),
 )
 _SAMPLING = (
@@ -81,7 +80,6 @@ def _columns(quality: Quality) -> Sequence[tuple[str, Callable[[Row], str], bool
     """Return title, cell and whether it is a number of each column; what is known of no type has none."""
     rows = quality["rows"]
     timed = any(row["generation_per_second"] is not None for row in rows)
-    asked = any(row["answers"] is not None for row in rows)
     place = "" if quality["budget"] is None else f" {escaped(quality['budget']['name'])}"
     return (
         ("type", lambda row: _type(quality, row), False),
@@ -95,7 +93,6 @@ def _columns(quality: Quality) -> Sequence[tuple[str, Callable[[Row], str], bool
         ("RMS Δp", lambda row: f"{plain(100 * row['rms_delta_p'])} %", True),
         *[("prompt tokens/s", lambda row: _or_unknown(row["prompt_per_second"], speed), True)] * timed,
         *[("generation tokens/s", lambda row: _or_unknown(row["generation_per_second"], speed), True)] * timed,
-        *[("answers", lambda row: _or_unknown(row["answers"], percent), True)] * asked,
         (f"fits{place}", lambda row: {True: "yes", False: "no", None: UNKNOWN}[row["fits"]], False),
         ("verdict", _verdict, False),
     )
@@ -131,14 +128,14 @@ def _verdict(row: Row) -> str:
 
 
 def _limits(quality: Quality) -> str:
-    limits = quality["limits"]
-    shown = [f"{key} {value:g}" for key, value in limits.items() if value is not None]
+    limits, where = quality["limits"], f"models.{quality['model']}.quality"
+    later = f"{where}.min_answers, where it is set, is judged by check_answers after registration: registered models answer."
     if not has_limits(limits):
         keys = ", ".join(limit.key for limit in LIMITS)
-        rest = f" ({', '.join(shown)} is judged with the answers)" if shown else ""
-        return f"No limits are set{rest}: models.{quality['model']}.quality takes {keys}."
+        return f"No limits are set that are judged before registration: {where} takes {keys}. {later}"
+    shown = [f"{key} {value:g}" for key, value in limits.items() if value is not None]
     beyond = "is not registered" if quality["on_fail"] == "stop" else "is registered with a warning"
-    return f"Limits: {', '.join(shown)}. A type beyond one {beyond}. Types that are compared only are never registered."
+    return f"Limits: {', '.join(shown)}. A type beyond one {beyond}. Types that are compared only are never registered. {later}"
 
 
 def _measured_on(quality: Quality) -> list[str]:
@@ -157,8 +154,8 @@ def _measured_on(quality: Quality) -> list[str]:
         f" {reference['gguf_sha256'][:12]}): its perplexity on this text is"
         f" {with_error(reference['ppl']['value'], reference['ppl']['error'])}.",
     ]
-    if text.get("overlap"):
-        sentences.append(f"{percent(text['overlap'])} of this text also stands in the calibration text.")
+    if quality["overlap"]:
+        sentences.append(f"{percent(quality['overlap'])} of this text also stands in the calibration text.")
     base = quality["base"]
     if base is not None and "kld" in base:
         sentences.append(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ollamake.errors import OllamakeError
+from ollamake.perplexity_output import SMALLEST_SAMPLE, chunks_needed, scored_tokens
 from ollamake.text_overlap import Source
 from ollamake.text_tokens import TextTokenizer
 
@@ -15,6 +17,8 @@ MAX_UNKNOWN = 0.01
 """Share of unknown tokens, above which a text is refused."""
 MAX_BYTES = 0.5
 """Share of tokens that are single bytes, above which the tokenizer hardly knows the language."""
+MORE_THAN_NEEDED = 0.05
+"""What a text has beyond the tokens of its chunks: llama.cpp may count a few less."""
 FEWEST_CHUNKS = {"evaluation": 20, "calibration": 50}
 """Below it is warned."""
 _EXAMPLES = 5
@@ -66,27 +70,61 @@ def _literal_specials(text: str, specials: Sequence[str]) -> dict[str, int]:
     return {special: count for special, count in counts.items() if count}
 
 
-def refuse_unusable(figures: TextFigures, mine: Sequence[Source], context: int) -> None:
-    """Raise OllamakeError for a text that is too short, or that the tokenizer does not know."""
+def refuse_few_chunks(purpose: str, mine: Sequence[Source], chunks: int | None, context: int) -> None:
+    """Raise OllamakeError if so few chunks are asked for that llama-perplexity makes no statistics of them."""
+    if purpose == "evaluation" and chunks is not None and chunks < (needed := chunks_needed(context)):
+        larger = next(one for one in itertools.count(_CONTEXT_STEP, _CONTEXT_STEP) if chunks_needed(one) <= chunks)
+        raise OllamakeError(
+            f"{key_prefix(mine)}.chunks: {chunks} chunks of {context} tokens have {scored_tokens(context, chunks)} scored tokens;"
+            f" llama-perplexity makes no statistics of less than {SMALLEST_SAMPLE}. Ask for {needed} chunks or more, or raise"
+            f" {key_prefix(mine)}.context to {larger} or more."
+        )
+
+
+def fewest_chunks(purpose: str, context: int) -> int:
+    """Return how many chunks a text must have: llama.cpp takes none of less than two, and statistics may need more."""
+    return max(2, chunks_needed(context)) if purpose == "evaluation" else 2
+
+
+def _fewest_tokens(purpose: str, context: int) -> int:
+    """Return how many tokens, by the checkpoint's tokenizer, make these chunks by llama.cpp's, too.
+
+    It is told after the merge only that a text to measure on is too short, so a few more are asked for.
+    """
+    more = MORE_THAN_NEEDED if purpose == "evaluation" else 0
+    return math.ceil(fewest_chunks(purpose, context) * context * (1 + more))
+
+
+def refuse_unusable(figures: TextFigures, purpose: str, mine: Sequence[Source], context: int) -> None:
+    """Raise OllamakeError for a text that is too short for its purpose, or that the tokenizer does not know."""
     key = key_of(mine)
     if figures.unknown > MAX_UNKNOWN * figures.tokens:
         raise OllamakeError(
             f"{key}: {_unknown(figures)}. More than {100 * MAX_UNKNOWN:.0f} % would be judged on what it never learnt: give text"
             " in the language and the characters of the model."
         )
-    needed = 2 * context
+    needed = _fewest_tokens(purpose, context)
     if figures.tokens < needed:
+        chunks = fewest_chunks(purpose, context)
+        more = f", and {100 * MORE_THAN_NEEDED:.0f} % in case llama.cpp counts less" if purpose == "evaluation" else ""
         characters = math.ceil((needed - figures.tokens) * max(figures.characters, 1) / max(figures.tokens, 1))
-        largest = figures.tokens // 2 // _CONTEXT_STEP * _CONTEXT_STEP
+        largest = _largest_context(figures.tokens, purpose)
         smaller = (
             f", or set {key_prefix(mine)}.context to {largest}, the largest multiple of {_CONTEXT_STEP} that would do"
-            if largest
-            else f". No context of {_CONTEXT_STEP} or more would do"
+            if 0 < largest < context
+            else f". No smaller context of {_CONTEXT_STEP} or more would do"
         )
         raise OllamakeError(
-            f"{key}: the text is too short: it has {figures.tokens} tokens, and {needed} are needed (two chunks of {context})."
-            f" Give about {characters} characters more{smaller}."
+            f"{key}: the text is too short: it has {figures.tokens} tokens, and {needed} are needed ({chunks} chunks of"
+            f" {context}{more}). Give about {characters} characters more{smaller}."
         )
+
+
+def _largest_context(tokens: int, purpose: str) -> int:
+    """Return the largest recommendable context of which a text has enough chunks, 0 if there is none."""
+    most = tokens // 2 // _CONTEXT_STEP * _CONTEXT_STEP
+    contexts = range(most, 0, -_CONTEXT_STEP)
+    return next((context for context in contexts if _fewest_tokens(purpose, context) <= tokens), 0)
 
 
 def warnings_of(

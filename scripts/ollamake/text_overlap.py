@@ -6,7 +6,6 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from ollamake.chat_files import read_chat
@@ -31,7 +30,7 @@ _CJK = re.compile(r"[\u3041-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 @dataclass(frozen=True)
 class Source:
-    """One of the user's files; ``kind`` is "text" or "chat", ``used`` how many characters or conversations are, None: all."""
+    """One of the user's files; ``kind`` is "text" or "chat", ``used`` how many characters or conversations are, if known."""
 
     path: Path
     kind: str
@@ -113,6 +112,14 @@ def overlap_fault(overlap: Overlap, mine: Sequence[Source], others: Sequence[Sou
     )
 
 
+def overlap_warning(overlap: Overlap) -> str:
+    """Return what is to be said beside the figures, in a sentence, of an overlap that is not refused."""
+    return (
+        f"{100 * overlap.share:.3g} % of the text that was measured on (characters, by sentences) was calibrated on, too: the"
+        " figures of types that are made with the importance matrix may look a little better than they are."
+    )
+
+
 def refuse_overlap(overlap: Overlap, mine: Sequence[Source], others: Sequence[Source]) -> None:
     """Raise OllamakeError if too much of a text stands in the other."""
     if overlap.share > MAX_SHARE:
@@ -151,22 +158,17 @@ def normalized(sentence: str) -> str:
 
 def _text_blocks(source: Source, max_bytes: int | None) -> Iterator[str]:
     """Yield a text in parts that end where sentences end."""
-    rest, left = "", source.used
+    rest = ""
     for block in read_text(source.path, source.key, max_bytes):
-        if left is not None:
-            block = block[:left]
-            left -= len(block)
         rest += block
         end = max((rest.rfind(mark) for mark in ("\n", "。", "．", "！", "？", ". ", "! ", "? ")), default=-1) + 1
         if len(rest) - end > _LONGEST_SENTENCE:
             end = len(rest) - _LONGEST_SENTENCE
         yield rest[:end]
         rest = rest[end:]
-        if left == 0:
-            break
     yield rest
 
 
 def _chat_blocks(source: Source, max_bytes: int | None) -> Iterator[str]:
-    for conversation in islice(read_chat(source.path, source.key, max_bytes), source.used):
+    for conversation in read_chat(source.path, source.key, max_bytes):
         yield from conversation.contents()

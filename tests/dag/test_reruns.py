@@ -20,7 +20,8 @@ from snakemake_runs import REPOSITORY, run_snakemake
 PROMPT = {"write_modelfile": 2, "register": 2}
 PLAN = {"measure_ghost": 1, "plan_memory": 1, "draw_plan": 1}
 FROM_THE_GGUF = {"quantize": 2, "register": 2, "check_template": 1}
-FROM_CONVERSION = {"convert_to_gguf": 1, "choose_template": 1, **PROMPT, **FROM_THE_GGUF}
+FROM_ITS_RECORD = {"record_conversion": 1, "choose_template": 1, **PROMPT, **FROM_THE_GGUF}
+FROM_CONVERSION = {"convert_to_gguf": 1, **FROM_ITS_RECORD}
 FROM_A_SHARD = {"merge_shard": 1, "write_merge_report": 1, **FROM_CONVERSION}
 FROM_ONE_SHARD = {"check_inputs": 1, **FROM_A_SHARD}
 
@@ -93,6 +94,7 @@ def test_a_second_model(build: Build) -> None:
         "write_merge_report",
         "write_model_files",
         "convert_to_gguf",
+        "record_conversion",
         "quantize",
         "choose_template",
         "write_modelfile",
@@ -188,6 +190,7 @@ def test_a_touched_shard_stays_unchanged_after_a_rebuild_for_another_reason(buil
         ("ollamake/merge_arithmetic", FROM_A_SHARD | {"merge_shard": 3}),
         ("ollamake/peft_module", FROM_A_SHARD | {"merge_shard": 3}),
         ("ollamake/merge_plot", {"write_merge_report": 1}),
+        ("ollamake/unquantized_record", FROM_ITS_RECORD),
         ("ollamake/gguf_quantization", FROM_THE_GGUF | PLAN | PROMPT | {"check_inputs": 1}),
         ("ollamake/ghost", PLAN | PROMPT),
         ("ollamake/context_fit", {"plan_memory": 1, "draw_plan": 1, **PROMPT}),
@@ -340,19 +343,6 @@ def test_what_a_merge_warns_of_is_said_at_the_end(build: Build) -> None:
     assert end.index("warning of its merge") < end.index("small is ready")
 
 
-def test_intermediates_that_are_not_kept_go_and_are_not_missed(build: Build) -> None:
-    build.config["keep"] = {"merged": False, "unquantized": False}
-    shutil.rmtree(build.folder / "results")
-    build.write_config()
-    build.run("--cores", "2", "all")
-    results = build.folder / "results/small"
-    assert not list(results.glob("merged/*.safetensors"))
-    assert sorted(file.name for file in results.glob("gguf/*.gguf")) == ["small.Q4_K_M.gguf", "small.Q8_0.gguf"]
-    assert build.planned() == {}
-    build.model()["ollama"]["system"] = "Answer briefly."
-    assert build.planned() == PROMPT
-
-
 def test_without_a_target_everything_is_built(build: Build) -> None:
     """The first rule is the default target, and a rule in an included file never is."""
     build.model()["ollama"]["system"] = "Answer briefly."
@@ -363,7 +353,7 @@ def test_without_a_target_everything_is_built(build: Build) -> None:
 def test_stages_build_only_what_they_need(build: Build) -> None:
     shutil.rmtree(build.folder / "results")
     merge = {"check_inputs": 1, "plan_merge": 1, "merge_shard": 3, "write_model_files": 1}
-    gguf = merge | {"convert_to_gguf": 1, "quantize": 2}
+    gguf = merge | {"convert_to_gguf": 1, "record_conversion": 1, "quantize": 2}
     planned_num_ctx = {"measure_ghost": 1, "plan_memory": 1}
     stages = {
         "merged": merge | {"write_merge_report": 1},

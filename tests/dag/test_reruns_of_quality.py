@@ -62,8 +62,9 @@ def test_text_to_measure_on_starts_measuring_and_nothing_else(finished: Build, b
     (build.folder / "evaluation.txt").write_text(EVALUATION * 40, encoding="utf-8")
     build.model()["quality"] = {"text": ["evaluation.txt"], "context": 128}
     planned = build.planned()
-    base = {"plan_merge": 1, "merge_shard": 3, "write_model_files": 1, "write_merge_report": 1, "convert_to_gguf": 1}
-    assert planned == base | {
+    once = ("plan_merge", "write_model_files", "write_merge_report", "convert_to_gguf", "record_conversion")
+    assert planned == dict.fromkeys(once, 1) | {
+        "merge_shard": 3,
         "check_inputs": 2,
         "prepare_text": 1,
         "evaluate_reference": 1,
@@ -133,6 +134,13 @@ def test_a_limit_and_another_store_at_once(measured: Build) -> None:
     measured.model()["quality"]["max_kld_mean"] = 4.0
     measured.config["ollama"]["store"] = "results/other-store"
     assert measured.planned() == {"check_inputs": 2, "register": 2, "check_template": 1, **SUMMED_UP}
+
+
+def test_a_limit_and_something_behind_the_registration_at_once(measured: Build) -> None:
+    """Judging again hides nothing that is due behind the registration."""
+    measured.model()["quality"]["max_kld_mean"] = 4.0
+    measured.model()["ollama"]["template_differs"] = "warn"
+    assert measured.planned() == SUMMED_UP | {"check_template": 1}
 
 
 @pytest.mark.parametrize("program", ["llama-imatrix", "llama-perplexity", "llama-bench"])
@@ -216,3 +224,32 @@ def test_a_warning_instead_of_a_stop(measured: Build) -> None:
 def test_a_system_prompt_measures_nothing(measured: Build) -> None:
     measured.model()["ollama"]["system"] = "Answer briefly."
     assert measured.planned() == {"write_modelfile": 2, "register": 2}
+
+
+def test_a_measurement_that_is_forced(measured: Build) -> None:
+    """Also one of a reference whose words stay as they are."""
+    forced = ("--forcerun", "evaluate_quality", "--", "all")
+    assert measured.planned(*forced) == {"evaluate_quality": 3, **MEASURED}
+    before = measured_at(measured)
+    measured.run("--cores", "2", *forced)
+    after = measured_at(measured)
+    assert all(before[f"{name}.json"] != after[f"{name}.json"] for name in ("Q4_K_M", "Q8_0", "base"))
+    assert measured.planned() == {}
+
+
+def test_a_base_that_is_asked_for_where_there_is_none(build: Build) -> None:
+    (build.folder / "evaluation.txt").write_text(EVALUATION * 40, encoding="utf-8")
+    build.model()["quality"] = {"text": ["evaluation.txt"], "context": 128, "base": False}
+    build.write_config()
+    said = build.run_to_failure("-n", "results/small/quality/base.json")
+    assert "models.small.quality.base is false" in said
+    assert "None" not in said
+
+
+def test_speed_is_measured_alone(measured: Build) -> None:
+    """All cores are taken, whatever is used of them."""
+    measured.config["tools"]["threads"] = 1
+    measured.write_config()
+    assert measured.planned() == {}
+    said = measured.run("-n", "-p", "--cores", "2", "--forcerun", "measure_speed", "--", "quality")
+    assert said.count("--threads $((2 < 1 ? 2 : 1))") == 2

@@ -69,6 +69,7 @@ def test_answers_asked_for(build: Build) -> None:
     base = ("plan_merge", "measure_ghost", "plan_memory", "write_merge_report", "write_model_files", "convert_to_gguf")
     assert build.planned() == {
         **dict.fromkeys(base, 1),
+        "record_conversion": 1,
         "choose_template": 1,
         "check_inputs": 2,
         "merge_shard": 3,
@@ -76,6 +77,7 @@ def test_answers_asked_for(build: Build) -> None:
         "write_modelfile": 2,
         "register": 2,
         "ask_questions": 4,
+        "compare_answers": 1,
         "check_answers": 1,
     }
 

@@ -97,7 +97,8 @@ def test_too_low_a_score_fails_and_shows_wrong_answers(registered: tuple[Path, s
     done = run_snakemake("--cores", "1", "all", "--configfile", "low.yaml", folder=work)
     assert done.returncode == 1
     end = done.stdout[done.stdout.index("check_answers failed") :]
-    assert "right answers: Q8_0 0.0%; models.base-alone.answers.min_score asks for 90%" in end
+    assert "Q8_0: 0 of " in end
+    assert "questions answered rightly (0 %); models.base-alone.answers.min_score asks for 90 %" in end
     assert f"{QUESTIONS[0].question!r}" in end
     run_snakemake("--cores", "1", "all", "--configfile", "mine.yaml", folder=work)
 

@@ -33,9 +33,7 @@ FIGURES: dict[str, tuple[float, float, float, float, float, float, float, float]
 }
 """GiB, mean KLD, its error, PPL ratio, its error, RMS Δp in points, same top in per cent, generation tokens/s."""
 
-NO_LIMITS: dict[str, float | None] = dict.fromkeys(
-    ("max_kld_mean", "max_kld_p99", "max_ppl_ratio", "min_top1", "min_answers")
-)
+NO_LIMITS: dict[str, float | None] = dict.fromkeys(("max_kld_mean", "max_kld_p99", "max_ppl_ratio", "min_top1"))
 
 
 def measurement(kind: str, figures: Sequence[float] | None = None, **changes: Any) -> dict[str, Any]:
@@ -117,7 +115,6 @@ def text_record(**changes: Any) -> dict[str, Any]:
         "parse_special": True,
         "unknown_tokens": 0,
         "sha256": TEXT_SHA,
-        "overlap": 0.0,
         "warnings": [],
     } | changes
 
@@ -172,14 +169,13 @@ def sample_quality(
     speeds: bool = True,
     base: Mapping[str, Any] | None = None,
     plan: Mapping[str, Any] | None = None,
-    answers: Mapping[str, float] | None = None,
     text: Mapping[str, Any] | None = None,
+    overlap: float | None = None,
     imatrix: Collection[str] = (),
     measured: Mapping[str, Mapping[str, Any]] | None = None,
     **plan_options: Any,
 ) -> dict[str, Any]:
     """Return a quality.json as ollamake.quality_summary makes it; ``measured``: measurements instead of the sample's."""
-    scores = {"scores": {kind: {"score": score} for kind, score in (answers or {}).items()}}
     matrix = {"imatrix": {"sha256": "c" * 64, "chunks": 200}}
     return summarize(
         model,
@@ -195,5 +191,5 @@ def sample_quality(
             "on_fail": on_fail,
             "registered": [kind for kind in types if kind not in compare],
         },
-        None if answers is None else scores,
+        None if overlap is None else {"share": overlap, "warnings": []},
     )

@@ -1,13 +1,19 @@
-"""Answers are asked for in the same way each time, scored, compared, and refused where they know too little."""
+"""Answers are asked for in the same way each time, scored, compared, and refused or warned of where they know too little."""
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from markdown_it import MarkdownIt
 
 import check_answers
-from ollamake.answers import ask, compare, refuse_low_scores, table
+import compare_answers
+from ollamake.answers import ask
+from ollamake.answers_comparison import compare, demanded, table
+from ollamake.answers_gate import judge, refusal, smallest_that_passes
 from ollamake.answers_plot import draw_answers
 from ollamake.errors import OllamakeError
 from ollamake.ollama_server import OllamaServer
@@ -77,16 +83,53 @@ ASKED = {
 }
 
 
+JUDGED = ("Q8_0", "Q4_K_M")
+KEY = "models.m.answers.min_score"
+OF_QUALITY = "models.m.quality.min_answers"
+
+
+def compared(
+    min_score: float, judged: Sequence[str] = JUDGED, key: str = KEY, on_fail: str = "stop", **more: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the comparison of ASKED, in which ``more`` takes the place of labels or comes in beside them."""
+    return compare("m", ASKED | more, judged, min_score, key, on_fail)
+
+
 def test_a_score_is_asked_of_the_judged_alone() -> None:
-    assert compare(ASKED, ["Q8_0", "Q4_K_M"], 0.8) == {
+    wrong = {"expect": ["yes"], "answer": "n" * 200}
+    assert compared(0.8) == {
+        "model": "m",
         "min_score": 0.8,
+        "limit_key": KEY,
+        "on_fail": "stop",
         "scores": {
             "base": {"name": "m-base:q8_0", "right": 0, "asked": 5, "score": 0.0, "passes": None},
             "fine-tune": {"name": "m:f16", "right": 5, "asked": 5, "score": 1.0, "passes": None},
             "Q8_0": {"name": "m:q8_0", "right": 4, "asked": 5, "score": 0.8, "passes": True},
             "Q4_K_M": {"name": "m:q4_k_m", "right": 1, "asked": 5, "score": 0.2, "passes": False},
         },
+        "failures": [
+            {
+                "label": "Q4_K_M",
+                "sentence": "Q4_K_M: 1 of 5 questions answered rightly (20 %); models.m.answers.min_score asks for 80 %:"
+                " 3 too few",
+                # Three of the four wrong ones, each cut to 200 characters.
+                "wrong": [{"question": f"question {number}", **wrong} for number in (1, 2, 3)],
+            }
+        ],
     }
+
+
+@pytest.mark.parametrize(
+    ("right", "asked", "min_score", "too_few"),
+    [(0, 70, 0.9, 63), (62, 70, 0.9, 1), (0, 3, 1.0, 3), (2, 3, 0.67, 1), (0, 10, 0.01, 1), (2, 10, 0.3, 1)],
+)
+def test_by_how_many_answers(right: int, asked: int, min_score: float, too_few: int) -> None:
+    one = answered("m:q8_0", *[True] * right, *[False] * (asked - right))
+    (failure,) = compare("m", {"Q8_0": one}, ["Q8_0"], min_score, KEY, "stop")["failures"]
+    assert failure["sentence"].endswith(f": {too_few} too few")
+    enough = answered("m:q8_0", *[True] * (right + too_few), *[False] * (asked - right - too_few))
+    assert compare("m", {"Q8_0": enough}, ["Q8_0"], min_score, KEY, "stop")["failures"] == []
 
 
 def test_the_table() -> None:
@@ -96,70 +139,164 @@ def test_the_table() -> None:
         "Q8_0": answered("m:q8_0", True, True, False, texts=texts),
         "Q2_K": answered("m:q2_k", False, True, False, texts=texts),
     }
-    assert table(compare(asked, ["Q8_0", "Q2_K"], 0.6), asked) == (
+    scores = (
         "| model | in Ollama | right | of | share | |\n"
         "| --- | --- | ---: | ---: | ---: | --- |\n"
         "| base | `m-base:q8_0` | 0 | 3 | 0.0% |  |\n"
         "| Q8_0 | `m:q8_0` | 2 | 3 | 66.7% | passes |\n"
-        "| Q2_K | `m:q2_k` | 1 | 3 | 33.3% | below 60% |\n"
-        "\n"
+    )
+    questions = (
         "| question | base | Q8_0 | Q2_K |\n"
         "| --- | :-: | :-: | :-: |\n"
         "| a \\| b | ✗ | ✓ | ✗ |\n"
         "| two lines | ✗ | ✓ | ✓ |\n"
         "| 半径は？ | ✗ | ✗ | ✗ |\n"
     )
+    assert table(compare("m", asked, ["Q8_0", "Q2_K"], 0.6, OF_QUALITY, "warn"), asked) == (
+        f"{scores}"
+        "| Q2_K | `m:q2_k` | 1 | 3 | 33.3% | below 60% |\n"
+        "\n"
+        "models.m.quality.min_answers asks for 60 % right answers; fewer are a warning (models.m.quality.on_fail).\n"
+        "\n"
+        "- Q2_K: 1 of 3 questions answered rightly (33.3 %); models.m.quality.min_answers asks for 60 %: 1 too few.\n"
+        "\n"
+        f"{questions}"
+    )
+    assert table(compare("m", asked, ["Q8_0", "Q2_K"], 0.333, KEY, "stop"), asked) == (
+        f"{scores}"
+        "| Q2_K | `m:q2_k` | 1 | 3 | 33.3% | passes |\n"
+        "\n"
+        "models.m.answers.min_score asks for 33.3 % right answers.\n"
+        "\n"
+        f"{questions}"
+    )
+
+
+def test_the_table_is_two_tables_for_others() -> None:
+    html = MarkdownIt("commonmark").enable("table").render(table(compared(0.9, JUDGED, OF_QUALITY, "warn"), ASKED))
+    tags = re.findall(r"<(table|p|ul|li)>", html)
+    assert tags == ["table", "p", "ul", "li", "li", "table"]
+    assert f"<p>{demanded(compared(0.9, JUDGED, OF_QUALITY, 'warn'))}</p>" in html
 
 
 def test_models_that_were_asked_different_questions_are_not_compared() -> None:
     asked = {"a": answered("a", True), "b": answered("b", True, False)}
     with pytest.raises(ValueError, match="zip"):
-        table(compare(asked, [], 0), asked)
+        table(compare("m", asked, [], 0, KEY, "stop"), asked)
 
 
 def test_enough_right_answers_are_not_refused() -> None:
-    refuse_low_scores(compare(ASKED, ["Q8_0"], 0.8), ASKED, "models.m.answers")
-    refuse_low_scores(compare(ASKED, [], 1.0), ASKED, "models.m.answers")
+    for comparison in (compared(0.8, ["Q8_0"]), compared(1.0, []), compared(0.8, ["Q8_0"], OF_QUALITY, "warn")):
+        verdict = judge(comparison)
+        assert (verdict["passes"], verdict["failures"], verdict["warnings"]) == (True, [], [])
+
+
+def test_the_verdict_says_which_key_and_warns_only_where_it_may() -> None:
+    for key, on_fail in ((KEY, "stop"), (OF_QUALITY, "stop"), (OF_QUALITY, "warn")):
+        said = f"Q4_K_M: 1 of 5 questions answered rightly (20 %); {key} asks for 50 %: 2 too few."
+        assert judge(compared(0.5, JUDGED, key, on_fail)) == {
+            "model": "m",
+            "limit_key": key,
+            "min_score": 0.5,
+            "on_fail": on_fail,
+            "passes": False,
+            "failures": [said],
+            "warnings": [said] if on_fail == "warn" else [],
+        }
 
 
 def test_too_few_right_answers_are_refused_with_wrong_ones_of_the_worst() -> None:
-    with pytest.raises(OllamakeError) as caught:
-        refuse_low_scores(compare(ASKED, ["Q8_0", "Q4_K_M"], 0.9), ASKED, "models.m.answers")
-    message = str(caught.value)
-    assert message.startswith("right answers: Q8_0 80.0%, Q4_K_M 20.0%; models.m.answers.min_score asks for 90%.")
-    assert "Wrong answers of Q4_K_M:" in message
-    shown = [line.strip() for line in message.splitlines() if line.startswith("  ")]
-    # Three of the four wrong ones, each cut to 200 characters.
-    wrong = [(f"'question {number}'", f"expected ['yes'], answered '{'n' * 200}'") for number in (1, 2, 3)]
-    assert shown == [line for pair in wrong for line in pair]
-
-
-def run_script(folder: Path, min_score: str, *more: str) -> None:
-    for label, answers in ASKED.items():
-        (folder / f"{label}=.json").write_text(json.dumps(answers), encoding="utf-8")
-    check_answers.main(
-        [
-            *("--model", "m", "--min-score", min_score, "--judged", "Q8_0", "Q4_K_M"),
-            *("--answers", *(f"{label}={folder}/{label}=.json" for label in ASKED)),
-            *("--table", str(folder / "answers.md"), "--output", str(folder / "answers.json"), *more),
-        ]
+    wrong = "".join(f"  'question {number}'\n    expected ['yes'], answered '{'n' * 200}'\n" for number in (1, 2, 3))
+    assert refusal(compared(0.9)) == (
+        "Q8_0: 4 of 5 questions answered rightly (80 %); models.m.answers.min_score asks for 90 %: 1 too few.\n"
+        "Q4_K_M: 1 of 5 questions answered rightly (20 %); models.m.answers.min_score asks for 90 %: 4 too few.\n"
+        "None of the quantizations that were asked answers enough.\n"
+        "All stay registered. To remove what fails: name other types in models.m.quantizations (else the next run registers it"
+        " again), then `ollama rm m:q8_0 m:q4_k_m`.\n"
+        "Wrong answers of Q4_K_M:\n"
+        f"{wrong}"
+        "What helps: a larger type: before quantization 100 % are right; a lower models.m.answers.min_score; models.m.quality:"
+        " {min_answers: 0.9, on_fail: warn} in its place, with which the build goes on.\n"
+        "All answers: results/m/answers.md and results/m/ollama/*/answers.m.json."
     )
 
 
-def test_the_script_writes_scores_and_table(tmp_path: Path) -> None:
-    run_script(tmp_path, "0.2")
-    comparison = compare(ASKED, ["Q8_0", "Q4_K_M"], 0.2)
-    assert json.loads((tmp_path / "answers.json").read_text(encoding="utf-8")) == comparison
+def test_the_smallest_that_answers_enough_is_named() -> None:
+    more = {kind: answered(f"m:{kind.lower()}", True, True, True, True, False) for kind in ("Q3_K_M", "Q6_K")}
+    comparison = compared(0.8, ["Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M"], **more)
+    # Fewer bits than the Q4_K_M that fails: scores of a few questions need not follow the size.
+    assert smallest_that_passes(comparison) == "Q3_K_M"
+    assert "The smallest that answers enough of those that were asked: Q3_K_M (80 %)." in refusal(comparison)
+    assert smallest_that_passes(compared(0.8, ["Q8_0", "Q6_K", "Q4_K_M"], **more)) == "Q6_K"
+    assert smallest_that_passes(compared(0.9)) is None
+
+
+def test_what_helps_depends_on_the_fine_tune_before_quantization() -> None:
+    before = answered("m:f16", True, True, False, False, False)
+    said = refusal(compared(0.5, **{"fine-tune": before}))
+    assert "other training, system prompt or questions: before quantization 40 % are right, too few as well;" in said
+    assert "a larger type" not in said
+    # One that the user wants registered, and that is judged for itself.
+    assert "other training" in refusal(compare("m", {"F16": before}, ["F16"], 0.5, KEY, "stop"))
+    alone = compare("m", {"Q4_K_M": ASKED["Q4_K_M"]}, ["Q4_K_M"], 0.5, KEY, "stop")
+    assert "if it is quantizing that loses answers (models.m.answers.compare: [unquantized] tells)" in refusal(alone)
+
+
+def test_how_to_go_on_all_the_same() -> None:
+    said = {
+        (key, on_fail): refusal(compared(0.5, JUDGED, key, on_fail)).splitlines()[-2]
+        for key, on_fail in ((KEY, "stop"), (OF_QUALITY, "stop"), (OF_QUALITY, "warn"))
+    }
+    assert said[KEY, "stop"].endswith("models.m.quality: {min_answers: 0.5, on_fail: warn} in its place, with which the build"
+                                      " goes on.")  # fmt: skip
+    assert said[OF_QUALITY, "stop"].endswith("models.m.quality.on_fail: warn, with which the build goes on.")
+    assert said[OF_QUALITY, "warn"].endswith("a lower models.m.quality.min_answers.")
+
+
+def run_scripts(folder: Path, min_score: str, key: str = KEY, on_fail: str = "stop") -> None:
+    """Compare the answers and judge them, as the two rules do."""
+    for label, answers in ASKED.items():
+        (folder / f"{label}=.json").write_text(json.dumps(answers), encoding="utf-8")
+    compare_answers.main(
+        [
+            *("--model", "m", "--min-score", min_score, "--limit-key", key, "--on-fail", on_fail, "--judged", *JUDGED),
+            *("--answers", *(f"{label}={folder}/{label}=.json" for label in ASKED)),
+            *("--table", str(folder / "answers.md"), "--picture", str(folder / "answers.svg")),
+            *("--output", str(folder / "answers.json")),
+        ]
+    )
+    check_answers.main(["--answers", str(folder / "answers.json"), "--output", str(folder / "answers.verdict.json")])
+
+
+def written(folder: Path, name: str) -> Any:
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+def test_the_scripts_write_scores_table_picture_and_verdict(tmp_path: Path) -> None:
+    run_scripts(tmp_path, "0.2")
+    comparison = compared(0.2)
+    assert written(tmp_path, "answers.json") == comparison | {"spec": "{}"}
     assert (tmp_path / "answers.md").read_text(encoding="utf-8") == table(comparison, ASKED)
-
-
-def test_the_script_draws_the_picture_if_asked(tmp_path: Path) -> None:
-    run_script(tmp_path, "0.2", "--picture", str(tmp_path / "answers.svg"))
     assert (tmp_path / "answers.svg").read_bytes() == draw_answers("m", ASKED)
+    assert written(tmp_path, "answers.verdict.json") == judge(comparison)
 
 
-def test_the_script_shows_the_table_of_what_it_refuses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO"), pytest.raises(OllamakeError, match=r"models\.m\.answers\.min_score asks for 50%"):
-        run_script(tmp_path, "0.5")
+def test_all_but_the_verdict_is_there_of_what_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"), pytest.raises(OllamakeError) as caught:
+        run_scripts(tmp_path, "0.5")
+    assert str(caught.value) == refusal(compared(0.5))
     assert "| Q4_K_M | `m:q4_k_m` | 1 | 5 | 20.0% | below 50% |" in caplog.text
-    assert not (tmp_path / "answers.json").exists()
+    assert written(tmp_path, "answers.json") == compared(0.5) | {"spec": "{}"}
+    assert (tmp_path / "answers.md").exists()
+    assert (tmp_path / "answers.svg").exists()
+    assert not (tmp_path / "answers.verdict.json").exists()
+
+
+def test_a_warning_lets_the_build_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING"):
+        run_scripts(tmp_path, "0.5", OF_QUALITY, "warn")
+    comparison = compared(0.5, JUDGED, OF_QUALITY, "warn")
+    assert [one.getMessage() for one in caplog.records] == [f"warning: {refusal(comparison)}"]
+    verdict = written(tmp_path, "answers.verdict.json")
+    assert verdict == judge(comparison)
+    assert verdict["warnings"] == verdict["failures"] != []

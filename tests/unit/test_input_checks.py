@@ -295,6 +295,20 @@ def test_a_program_that_does_not_start(tmp_path: Path, text: str | bytes, mode: 
         require_starting(name, Path(path), seconds=0.3)
 
 
+def test_a_llama_perplexity_that_cannot_read_conversations(tmp_path: Path) -> None:
+    """It is found out when there is a conversation to measure on, before anything is merged."""
+    chat = tmp_path / "chat.jsonl"
+    chat.write_text('{"question": "Who?", "answer": "I"}\n')
+    tools = [["llama-perplexity", str(Path(program(tmp_path, "#!/bin/sh\necho usage: --perplexity\n")[0][1]))]]
+    of_chat, of_text = ({"evaluation": {"chat": c, "text": t}} for c, t in (([str(chat)], []), ([], [])))
+    with pytest.raises(OllamakeError, match=r"cannot score a chat \(quality\.chat\): it has no option --parse-special"):
+        check_inputs("m", spec(tmp_path / "nowhere", None, tools=tools, texts=of_chat), tmp_path)
+    made = {"made_here": [str(tmp_path)], "tools": tools}
+    check_inputs("m", spec(tmp_path, None, texts=of_text, **made), tmp_path)
+    program(tmp_path, "#!/bin/sh\necho usage: --parse-special\n")
+    check_inputs("m", spec(tmp_path, None, texts=of_chat, **made), tmp_path)
+
+
 def test_programs_are_tried_before_the_model_is_read(tmp_path: Path) -> None:
     tools = program(tmp_path, "#!/bin/sh\nexit 127\n")
     with pytest.raises(OllamakeError, match="exit code 127"):

@@ -21,6 +21,7 @@ from sample_quality import base_measurement, sample_quality
 
 import write_overview
 import write_page
+from ollamake.answers_comparison import compare
 from ollamake.build_jobs import costs, jobs_of
 from ollamake.errors import OllamakeError
 from ollamake.html_page import page, printable
@@ -209,7 +210,10 @@ def test_nothing_in_a_record_becomes_markup(build: Build) -> None:
         },
         answers={
             "min_score": 0.9,
+            "limit_key": HOSTILE,
+            "on_fail": "stop",
             "scores": {HOSTILE: {"name": HOSTILE, "right": 1, "asked": 2, "score": 0.5, "passes": False}},
+            "failures": [{"label": HOSTILE, "sentence": HOSTILE, "wrong": []}],
         },
         quality=sample_quality(model=HOSTILE, base=base_measurement()) | {"sentences": [HOSTILE]},
     )
@@ -277,16 +281,50 @@ def test_quality_is_told_where_it_was_measured(build: Build) -> None:
     assert "quality of Q2_K" not in warned
 
 
+def answers_of(min_score: float, key: str, on_fail: str) -> dict[str, Any]:
+    """Return an answers.json: of 10 questions the base answers none, Q8_0 nine and Q4_K_M seven."""
+    right = {"base": 0, "Q8_0": 9, "Q4_K_M": 7}
+    asked = {
+        label: {"name": f"m:{label.lower()}", "right": count, "asked": 10, "score": count / 10,
+                "answers": [{"question": "q", "expect": ["x"], "answer": "y", "right": number < count}
+                            for number in range(10)]}
+        for label, count in right.items()
+    }  # fmt: skip
+    return compare("m", asked, ["Q8_0", "Q4_K_M"], min_score, key, on_fail)
+
+
 def test_answers_are_told_where_they_were_asked(build: Build) -> None:
-    scores = {
-        "base": {"name": "b:q8_0", "right": 0, "asked": 70, "score": 0.0, "passes": None},
-        "Q4_K_M": {"name": "m:q4_k_m", "right": 49, "asked": 70, "score": 0.7, "passes": True},
-    }
     assert "Answers" not in Read(overview_page(build)).cells()
-    cells = Read(overview_page(replace(build, answers={"min_score": 0.6, "scores": scores}))).cells()
+    answered = replace(build, answers=answers_of(0.6, "models.m.answers.min_score", "stop"))
+    html = overview_page(answered)
+    cells = Read(html).cells()
     assert cells[cells.index("Right answers") + 1] == "70%"
-    assert "by the base 0%" in cells[cells.index("Right answers") + 2]
-    assert "60% right answers are demanded" in " ".join(cells)
+    assert cells[cells.index("Right answers") + 2].endswith("answered rightly by Q4_K_M; by the base 0%")
+    assert 'class="card good"><dt>Right answers' in html
+    shown = cells[cells.index("Answers") :]
+    assert shown[1] == "Your own questions at temperature 0; models.m.answers.min_score asks for 60 % right answers."
+    assert shown[shown.index("m:q4_k_m") : shown.index("m:q4_k_m") + 5] == ["m:q4_k_m", "7", "10", "70.0%", "enough"]
+    # Nothing is demanded of the base.
+    assert shown[shown.index("m:base") : shown.index("m:base") + 5] == ["m:base", "0", "10", "0.0%", "Q8_0"]
+    assert answered.warnings == build.warnings
+
+
+def test_too_few_right_answers_are_told_with_the_key_that_asks_for_more(build: Build) -> None:
+    answered = replace(build, answers=answers_of(0.8, "models.m.quality.min_answers", "warn"))
+    html = overview_page(answered)
+    cells = Read(html).cells()
+    assert 'class="card bad"><dt>Right answers' in html
+    demanded = (
+        "models.m.quality.min_answers asks for 80 % right answers; fewer are a warning (models.m.quality.on_fail)"
+    )
+    assert cells[cells.index("Right answers") + 2].endswith(f"; by the base 0%; {demanded}")
+    shown = cells[cells.index("Answers") :]
+    assert shown[1].endswith(f"; {demanded}.")
+    verdicts = [shown[shown.index(f"m:{kind}") + 4] for kind in ("q8_0", "q4_k_m")]
+    assert verdicts == ["enough", "too few"]
+    said = "Q4_K_M: 7 of 10 questions answered rightly (70 %); models.m.quality.min_answers asks for 80 %: 1 too few"
+    assert [one for one in answered.warnings if one not in build.warnings] == [("answers of Q4_K_M", said)]
+    assert said in Read(html).text
 
 
 def test_prompts_that_differ_are_not_called_good(build: Build) -> None:

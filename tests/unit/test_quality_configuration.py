@@ -98,9 +98,20 @@ def test_limits_guard_the_registration(keys: str, guards: bool) -> None:
     assert model.quality.guards_registration is guards
 
 
-def test_the_share_of_right_answers_is_one_limit() -> None:
-    assert one("quality: {min_answers: 0.95}, answers: {questions: q, min_score: 0.5}").answers.min_score == 0.95
-    assert one("quality: {text: [t]}, answers: {questions: q, min_score: 0.5}").answers.min_score == 0.5
+@pytest.mark.parametrize(
+    ("quality", "limit"),
+    [
+        ("{}", (0.5, "models.m.answers.min_score", "stop")),
+        # What only warns of a quantization beyond a limit says nothing of a score that is no limit of quality.
+        ("{text: [t], on_fail: warn}", (0.5, "models.m.answers.min_score", "stop")),
+        ("{min_answers: 0.95}", (0.95, "models.m.quality.min_answers", "stop")),
+        ("{min_answers: 0}", (0.0, "models.m.quality.min_answers", "stop")),
+        ("{min_answers: 0.95, on_fail: warn}", (0.95, "models.m.quality.min_answers", "warn")),
+    ],
+)
+def test_the_share_of_right_answers_is_one_limit(quality: str, limit: tuple[float, str, str]) -> None:
+    answers = one(f"quality: {quality}, answers: {{questions: q, min_score: 0.5}}").answers
+    assert (answers.min_score, answers.limit_key, answers.on_fail) == limit
 
 
 def test_the_base_is_measured_unquantized() -> None:

@@ -59,9 +59,6 @@ def test_the_front_of_the_sample() -> None:
         ({}, "Q5_K_S"),
         ({"usable_mib": 6000, "planned": "Q4_K_S"}, "Q4_K_S"),
         ({"usable_mib": 2000, "planned": None}, None),
-        ({"limits": {"max_kld_mean": 0.05, "min_answers": 0.8}, "answers": {"IQ4_XS": 0.7, "Q4_K_S": 0.8}}, "Q4_K_S"),
-        # Not asked is not failed.
-        ({"limits": {"max_kld_mean": 0.05, "min_answers": 0.8}, "answers": {"Q4_K_S": 0.8}}, "IQ4_XS"),
     ],
 )
 def test_which_is_recommended(options: dict[str, Any], recommended: str | None) -> None:
@@ -96,15 +93,6 @@ def test_a_plan_that_is_beyond_the_limits() -> None:
     assert said.startswith("Q5_K_S (5.59 GB")
     assert "0.68 GB of disk and 0.63 GiB of memory more, 0.0147 nats a token gained" in said
     assert "The plan's choice is beyond the limits. Q4_K_M: mean KL divergence 0.03127 ± 0.00024" in said
-
-
-def test_a_plan_whose_answers_are_beyond_the_limits() -> None:
-    limits = {"max_kld_mean": 0.02, "min_answers": 0.9}
-    said = sentence(limits=limits, answers={"Q6_K": 0.5, "Q5_K_S": 0.95})
-    assert "answers enough questions rightly (95 %)" in said
-    assert (
-        "The plan's choice answers 50 % of the questions rightly; models.m.quality.min_answers asks for 90 %." in said
-    )
 
 
 def test_a_plan_that_was_not_measured() -> None:
@@ -158,10 +146,6 @@ def test_why_there_is_none() -> None:
     (said,) = [s for s in with_matrix["sentences"] if s.startswith("No measured")]
     assert said.startswith("No measured type is within the limits. What helps: types of more bits")
     assert "none was used" not in said
-    answers = sample_quality(("Q4_K_M",), limits={"max_kld_mean": 1, "min_answers": 0.9}, answers={"Q4_K_M": 0.25})
-    assert any(
-        "Q4_K_M is within the limits but answers 25 % of the questions rightly" in s for s in answers["sentences"]
-    )
 
 
 def test_of_two_of_one_size_the_better() -> None:

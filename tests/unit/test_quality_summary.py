@@ -36,7 +36,6 @@ def test_a_row_has_the_figures_of_its_files() -> None:
     plan = fitting_plan()
     (row,) = quality_rows(
         [one], [record("Q8_0"), record("Q4_K_M")], [speed("Q8_0"), speed("Q4_K_M")], plan, reference_record(), ["Q4_K_M"],
-        {"scores": {"Q4_K_M": {"score": 0.875}, "base": {"score": 0.0}}},
     )  # fmt: skip
     assert row == {
         "type": "Q4_K_M", "size": size_of("Q4_K_M"), "bits_per_weight": record("Q4_K_M")["bits_per_weight"],
@@ -44,14 +43,14 @@ def test_a_row_has_the_figures_of_its_files() -> None:
         "kld_median": one["kld"]["median"], "kld_p99": one["kld"]["p99"], "kld_max": one["kld"]["max"],
         "ppl": one["ppl"]["value"], "ppl_ratio": 1.02816, "ppl_ratio_error": 0.000737, "same_top": 0.91901,
         "same_top_error": 0.0007, "rms_delta_p": 0.05519, "prompt_per_second": 821.8, "generation_per_second": 71.93,
-        "answers": 0.875, "total_mib": (size_of("Q4_K_M") >> 20) + 1500, "fits": True,
+        "total_mib": (size_of("Q4_K_M") >> 20) + 1500, "fits": True,
     }  # fmt: skip
 
 
 def test_what_was_not_measured_is_none() -> None:
     row = sample_quality(("Q4_K_M",), speeds=False, plan=sample_plan(gpus=[], ram_gib=None))["rows"][0]
-    keys = ("prompt_per_second", "generation_per_second", "answers", "total_mib", "fits")
-    assert [row[key] for key in keys] == [None] * 5
+    keys = ("prompt_per_second", "generation_per_second", "total_mib", "fits")
+    assert [row[key] for key in keys] == [None] * 4
     unknown = sample_quality(("Q4_K_M",), plan=without_memory(fitting_plan(), "no formula"))["rows"][0]
     assert (unknown["total_mib"], unknown["fits"]) == (None, None)
 
@@ -198,6 +197,9 @@ def test_how_figures_are_written() -> None:
     assert apart(0.0200001, 0.02) == ("0.0200001", "0.02")
 
 
+OVERLAP = {"share": 0.03, "sentence": "a", "warnings": ["3 % of the text to measure on was calibrated on."]}
+
+
 def run_script(folder: Path, base: bool) -> dict[str, Any]:
     def write(name: str, content: Any) -> str:
         path = folder / name
@@ -217,6 +219,7 @@ def run_script(folder: Path, base: bool) -> dict[str, Any]:
             *("--measured", write("a.json", measurement("Q4_K_M")), write("b.json", measurement("Q8_0"))),
             *("--records", write("ra.json", record("Q4_K_M")), write("rb.json", record("Q8_0"))),
             *("--speeds", *([write("sa.json", speed("Q4_K_M"))] if base else [])),
+            *(("--overlap", write("overlap.json", OVERLAP)) if base else ("--overlap",)),
             *("--spec", json.dumps(SPEC)),
             *("--output", str(folder / "quality.json"), "--table", str(folder / "quality.md")),
             *("--picture", str(folder / "pictures/quality.svg")),
@@ -232,9 +235,11 @@ def test_the_script_writes_all_three(tmp_path: Path, caplog: pytest.LogCaptureFi
     expected = summarize(
         "m", fitting_plan(), text_record(), reference_record(), base_measurement() if base else None,
         [measurement("Q4_K_M"), measurement("Q8_0")], [record("Q4_K_M"), record("Q8_0")], [speed("Q4_K_M")] if base else [],
-        SPEC,
+        SPEC, OVERLAP if base else None,
     )  # fmt: skip
     assert quality == expected
+    assert quality["overlap"] == (0.03 if base else None)
+    assert (quality["sentences"][-1] == OVERLAP["warnings"][0]) is base
     assert caplog.messages == quality["sentences"]
     assert "![Size and loss of each type](pictures/quality.svg)" in (tmp_path / "quality.md").read_text(
         encoding="utf-8"

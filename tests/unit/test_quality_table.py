@@ -29,12 +29,12 @@ def words(markdown: str) -> str:
 
 def test_every_figure() -> None:
     limits = {"max_kld_mean": 0.02, "min_top1": 0.94}
-    quality = sample_quality(limits=limits, answers={"Q4_K_M": 0.875}, compare=["Q2_K"], imatrix=["Q4_K_M"])
+    quality = sample_quality(limits=limits, compare=["Q2_K"], imatrix=["Q4_K_M"])
     rows = rows_of(quality_markdown(quality))
     assert rows["Q4_K_M (importance matrix)"] == {
         "type": "Q4_K_M (importance matrix)", "file GB": "4.92", "bits a weight": "4.90", "KLD mean": "0.03127 ± 0.00024",
         "KLD 99 %": "0.313", "KLD max": "2.81", "same top token": "91.901 ± 0.070 %", "PPL ratio": "1.02816 ± 0.00074",
-        "RMS Δp": "5.52 %", "prompt tokens/s": "822", "generation tokens/s": "71.9", "answers": "87.5 %",
+        "RMS Δp": "5.52 %", "prompt tokens/s": "822", "generation tokens/s": "71.9",
         "fits RTX 3080 10GB": "yes", "verdict": "beyond max_kld_mean, min_top1",
     }  # fmt: skip
     assert list(rows) == [
@@ -42,7 +42,6 @@ def test_every_figure() -> None:
     ]  # fmt: skip
     assert [row["fits RTX 3080 10GB"] for row in rows.values()] == ["no", "yes", "yes", "yes", "yes"]
     assert [row["verdict"][:6] for row in rows.values()] == ["passes"] * 3 + ["beyond"] * 2
-    assert [row["answers"] for row in rows.values()] == ["?", "?", "?", "87.5 %", "?"]
 
 
 def test_figures_are_those_of_all_types() -> None:
@@ -61,7 +60,7 @@ def test_figures_are_those_of_all_types() -> None:
 
 
 def test_what_it_was_measured_on() -> None:
-    quality = sample_quality(base=base_measurement(), text=text_record(overlap=0.034))
+    quality = sample_quality(base=base_measurement(), overlap=0.034)
     text = words(quality_markdown(quality))
     assert "config/texts/handbook.txt, config/texts/chats.jsonl (212 conversations): 64,211 tokens" in text
     assert "64,211 tokens, the beginning of it only, measured in" in text
@@ -74,18 +73,19 @@ def test_what_it_was_measured_on() -> None:
 
 
 def test_every_sentence_and_the_limits_are_there() -> None:
-    quality = sample_quality(limits={"max_kld_mean": 0.02, "min_answers": 0.8}, base=base_measurement())
+    quality = sample_quality(limits={"max_kld_mean": 0.02}, base=base_measurement())
     text = words(quality_markdown(quality))
     for sentence in quality["sentences"]:
         assert sentence in text
-    assert "Limits: max_kld_mean 0.02, min_answers 0.8. A type beyond one is not registered." in text
+    later = "models.m.quality.min_answers, where it is set, is judged by check_answers after registration: registered models"
+    assert "Limits: max_kld_mean 0.02. A type beyond one is not registered." in text
+    assert f"Types that are compared only are never registered. {later}" in text
     assert "is registered with a warning" in words(
         quality_markdown(sample_quality(limits={"min_top1": 0.9}, on_fail="warn"))
     )
-    without = words(quality_markdown(sample_quality(limits={"min_answers": 0.8})))
-    assert (
-        "No limits are set (min_answers 0.8 is judged with the answers): models.m.quality takes max_kld_mean" in without
-    )
+    without = words(quality_markdown(sample_quality()))
+    assert "No limits are set that are judged before registration: models.m.quality takes max_kld_mean," in without
+    assert f"min_top1. {later}" in without
 
 
 def test_what_each_column_means_is_said() -> None:

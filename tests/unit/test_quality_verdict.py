@@ -57,7 +57,7 @@ def test_which_limits_are_kept(limits: dict[str, float], failed: list[str]) -> N
 
 
 def test_no_limit_is_no_verdict() -> None:
-    for limits in (NO_LIMITS, NO_LIMITS | {"min_answers": 1.0}, {}):
+    for limits in (NO_LIMITS, {}):
         assert not has_limits(limits)
         assert verdict(row(), limits, "m") == {"passes": None, "failures": [], "close": []}
 

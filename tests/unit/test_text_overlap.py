@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import check_overlap
 from ollamake import text_overlap as module
 from ollamake.errors import OllamakeError
 from ollamake.text_checks import check_texts
@@ -116,18 +116,6 @@ def test_the_share_is_that_of_a_plain_comparison(
     assert found.share == pytest.approx(same / sum(map(len, mine)))
 
 
-def test_only_what_is_used_counts(tmp_path: Path) -> None:
-    mine = Source(text(tmp_path, "a.txt", SENTENCES[0] + "\n" + SENTENCES[1]), "text", f"{MINE}.text")
-    other = [Source(text(tmp_path, "b.txt", SENTENCES[1]), "text", f"{OTHER}.text")]
-    assert text_overlap([replace(mine, used=len(SENTENCES[0]) + 1)], other).share == 0
-    assert text_overlap([replace(mine, used=0)], other).share == 0
-    assert text_overlap([mine], other).share == pytest.approx(43 / 83)
-    turns = [[("user", "a"), ("assistant", one)] for one in SENTENCES[:2]]
-    asked = Source(chat(tmp_path, "a.jsonl", *turns), "chat", f"{MINE}.chat")
-    assert text_overlap([replace(asked, used=1)], other).share == 0
-    assert text_overlap([asked], other).share == pytest.approx(43 / 85)
-
-
 def test_a_long_text_without_line_ends_is_compared_in_little_memory(tmp_path: Path) -> None:
     files = []
     for name in ("a.txt", "b.txt"):
@@ -185,6 +173,29 @@ def test_the_early_check_lets_a_little_pass(tmp_path: Path) -> None:
     check_texts(MINE, [mine], [], OTHER, [few], [])
     with pytest.raises(OllamakeError, match="at most 5 % may be in both"):
         check_texts(MINE, [mine], [], OTHER, [many], [])
+
+
+def test_the_script_says_how_much_was_calibrated_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What passes is told by a sentence for the summary; which sentences of the texts it is stands in the log."""
+    lines = [f"This is the line with the number {number:03}." for number in range(100)]
+    mine = text(tmp_path, "a.txt", "\n".join(lines))
+
+    def found(other: str) -> dict[str, object]:
+        files = ["--evaluation-text", str(mine), "--calibration-text", str(text(tmp_path, "b.txt", other))]
+        output = tmp_path / "overlap.json"
+        check_overlap.main(["--model", "m", *files, "--output", str(output)])
+        return json.loads(output.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+    assert found("Nothing of it.") == {"share": 0.0, "sentence": "", "warnings": []}
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+    (warning,) = found("\n".join(lines[:3]))["warnings"]  # type: ignore[misc]
+    assert warning == (
+        "3 % of the text that was measured on (characters, by sentences) was calibrated on, too: the figures of types that are"
+        " made with the importance matrix may look a little better than they are."
+    )
+    assert f"«{lines[0].casefold()}» in {mine}" in caplog.messages[-1]
+    with pytest.raises(OllamakeError, match="at most 5 % may be in both"):
+        found("\n".join(lines[:6]))
 
 
 @pytest.mark.parametrize(
