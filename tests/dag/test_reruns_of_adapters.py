@@ -27,7 +27,7 @@ REGISTRATION = {"write_modelfile": 1, "register": 1}
 OF_AN_ADAPTER = {**dict.fromkeys(PER_MODEL, 1), "convert_adapter_to_gguf": 1, **REGISTRATION, "check_template": 1}
 OF_THE_BASE = {
     "check_inputs": 1, "plan_merge": 1, "merge_shard": 3, "write_merge_report": 1, "write_model_files": 1, "convert_to_gguf": 1,
-    "quantize": 1,
+    "record_conversion": 1, "quantize": 1,
 }  # fmt: skip
 
 
