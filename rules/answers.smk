@@ -102,7 +102,7 @@ rule check_answers:
     """
     input:
         answers=rules.compare_answers.output.scores,
-        pages=ancient(["results/{model}/answers.html", "results/{model}/overview.html"]),
+        pages=pages_of_answers,
         script=script("check_answers"),
         library=library("check_answers"),
     output:

@@ -909,6 +909,12 @@ def imatrix_if_computed(wildcards):
     return f"results/{wildcards.model}/gguf/{wildcards.model}.imatrix.json" if calibrated and any(uses) else []
 
 
+def pages_of_answers(wildcards):
+    """Return the pages that show a model's answers; one that is served as an adapter has no overview, which shows a merge."""
+    shown = ["answers"] + ["overview"] * (wildcards.model not in ADAPTER_ONLY)
+    return ancient(expand("results/{model}/{page}.html", model=wildcards.model, page=shown))
+
+
 def pictures_of_overview(wildcards):
     """Return the pictures of a model's overview."""
     drawn = ["plan", "merge_report"] + ["quality"] * (wildcards.model in MEASURED)
