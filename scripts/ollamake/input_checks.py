@@ -27,6 +27,7 @@ from ollamake.disk_peak import (
 from ollamake.errors import OllamakeError
 from ollamake.free_disk import free_bytes, same_filesystem
 from ollamake.free_memory import free_memory
+from ollamake.installed_ollama import installed_version
 from ollamake.job_needs import largest_job
 from ollamake.llama_cpp_source import require_compiler
 from ollamake.merge_plan import plan_merge
@@ -35,7 +36,6 @@ from ollamake.perplexity_command import require_parse_special
 from ollamake.program_start import require_starting
 from ollamake.published_quality import CANDIDATES
 from ollamake.questions import read_questions
-from ollamake.registration import installed_version
 from ollamake.text_checks import check_texts
 
 log = logging.getLogger("ollamake")

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 import shlex
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from ollamake.create_request import CreateRequest
 from ollamake.errors import OllamakeError
+from ollamake.installed_ollama import installed_version
 from ollamake.ollama_manifest import form_of_version, manifest_of
 from ollamake.ollama_server import PATIENCE, OllamaServer, ServerUnreachable
 from ollamake.ollama_store import OllamaStore
@@ -187,18 +185,6 @@ def _register_in_store(
     store.write(request.name, manifest, *weights[0], *weights[1:])
     _refuse(store_differences(store, request, record["sha256"], manifest.digest), request.name, str(folder))
     return {"target": "store", "store": str(folder), "server_version": version, "manifest_digest": manifest.digest}
-
-
-def installed_version() -> str | None:
-    """Return the version of the `ollama` on PATH, whose form a store is written in, or None without one."""
-    program = shutil.which("ollama")
-    if program is None:
-        return None
-    # It also asks a running server for its version; an address where nothing is keeps it from that.
-    environment = {**os.environ, "OLLAMA_HOST": "127.0.0.1:1"}
-    done = subprocess.run([program, "--version"], env=environment, capture_output=True, text=True, check=False)
-    words = [word for line in done.stdout.splitlines() if "version" in line for word in line.split()]
-    return words[-1] if words else None
 
 
 def _refuse(differences: list[str], name: str, where: str) -> None:
