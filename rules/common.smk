@@ -120,6 +120,8 @@ AWAITED = [
     if is_hub_id(model.base) and model.base not in MADE_HERE and not os.path.exists(model.base)
 ]
 BUILT = [name for name in CONFIG.models if name not in AWAITED]
+# Models that are their base's GGUF with the adapter beside it -> the model whose GGUF that is.
+ADAPTER_ONLY = {name: CONFIG.models[name].served_base for name in BUILT if CONFIG.models[name].served_base}
 NSHARDS = {name: len(sources_of(name)[0][0]) for name in BUILT}
 MEASURED = [name for name in BUILT if CONFIG.models[name].quality.is_measured]
 CALIBRATED = [name for name in BUILT if CONFIG.models[name].calibration.is_given]
@@ -156,6 +158,11 @@ def of_each_built(pattern):
     return expand(pattern, model=BUILT) + [missed_base(name) for name in AWAITED]
 
 
+def of_each_merged(pattern):
+    """Expand a pattern over the models that have weights of their own."""
+    return [file for file in of_each_built(pattern) if file not in expand(pattern, model=list(ADAPTER_ONLY))]
+
+
 def missed_base(name):
     """Return a function of wildcards that says which folder is missing."""
     return lambda wildcards: sources_of(name)
@@ -165,14 +172,17 @@ def of_each_quantization(pattern, as_input=str):
     """Expand a pattern over the models and the quantizations of each; that of an automatic model is known after its plan."""
 
     def of_model(name):
-        return lambda wildcards: [as_input(pattern.format(model=name, quant=quant)) for quant in quantizations_of(name)]
+        return lambda wildcards: [as_input(of_weights(pattern, name, quant)) for quant in quantizations_of(name)]
 
     fixed = [name for name in BUILT if not CONFIG.models[name].is_automatic]
     return [
-        as_input(pattern.format(model=name, quant=quant))
-        for name in fixed
-        for quant in CONFIG.models[name].quantizations
+        as_input(of_weights(pattern, name, quant)) for name in fixed for quant in CONFIG.models[name].quantizations
     ] + [of_model(name) for name in BUILT if name not in fixed]
+
+
+def of_weights(pattern, name, quant):
+    """Fill in a pattern; its {weights} is the model whose GGUF is registered: the base of one that is served as an adapter."""
+    return pattern.format(model=name, quant=quant, weights=ADAPTER_ONLY.get(name, name))
 
 
 def quantizations_of(name):
@@ -235,7 +245,9 @@ def released_unquantized(name, users):
 
 def quantizing(name):
     """Return the users of a model's unquantized GGUF that quantize it: the types and their importance matrix."""
-    types = measured_types(name) if name in MEASURED else quantizations_of(name)
+    types = list(measured_types(name) if name in MEASURED else quantizations_of(name))
+    served = [quant for other, base in ADAPTER_ONLY.items() if base == name for quant in quantizations_of(other)]
+    types = list(dict.fromkeys([*types, *served]))
     calibrated = CONFIG.models[name].calibration.is_given
     return [*types, *["imatrix"] * (calibrated and any(QUANTIZATION_TYPES[kind].uses_imatrix for kind in types))]
 
@@ -251,17 +263,21 @@ def comparing(name):
 MERGED_SHARD = "results/{model}/merged/model-{shard}-of-{nshards}.safetensors"
 MERGE_RECORD = "results/{model}/merge_records/model-{shard}-of-{nshards}.json"
 CHECKED = of_each_built("results/{model}/inputs.json")
-MERGED = [file for name in BUILT for file in of_each_shard(name, MERGED_SHARD)] + of_each_built(
-    "results/{model}/merged/model_files.json"
-)
-MERGE_REPORTS = [of_each_built(f"results/{{model}}/merge_report.{kind}") for kind in ("json", "svg")]
+MERGED = [
+    file for name in BUILT if name not in ADAPTER_ONLY for file in of_each_shard(name, MERGED_SHARD)
+] + of_each_merged("results/{model}/merged/model_files.json")
+MERGE_REPORTS = [of_each_merged(f"results/{{model}}/merge_report.{kind}") for kind in ("json", "svg")]
 UNQUANTIZED = "results/{model}/gguf/{model}.unquantized.gguf"
 UNQUANTIZED_RECORD = "results/{model}/gguf/{model}.unquantized.json"
 CONVERSION = "results/{model}/gguf/{model}.conversion.json"
 PLAN = "results/{model}/plan.json"
 PLANNED = [name for name, model in CONFIG.models.items() if not model.is_derived]
 PLANS = expand("results/{model}/plan.{kind}", model=PLANNED, kind=["json", "md", "svg"])
-GGUFS = of_each_quantization("results/{model}/gguf/{model}.{quant}.gguf")
+ADAPTER_GGUF = "results/{model}/gguf/{model}.adapter.gguf"
+ADAPTER_RECORD = "results/{model}/gguf/{model}.adapter.json"
+WEIGHTS = "results/{weights}/gguf/{weights}.{quant}.gguf"
+WEIGHTS_RECORD = "results/{weights}/gguf/{weights}.{quant}.json"
+GGUFS = of_each_quantization(WEIGHTS) + expand(ADAPTER_GGUF, model=list(ADAPTER_ONLY))
 MODELFILES = of_each_quantization("results/{model}/ollama/{quant}/Modelfile")
 MARKER = "results/{model}/ollama/{quant}/registered.json"
 MARKERS = of_each_quantization(MARKER)
@@ -285,7 +301,9 @@ ANSWERS = [
 
 
 # Pages for the report, of the models that are registered for themselves and not for a comparison.
-OVERVIEWS = [f"results/{name}/overview.html" for name in BUILT if not CONFIG.models[name].is_derived]
+OVERVIEWS = [
+    f"results/{name}/overview.html" for name in BUILT if not CONFIG.models[name].is_derived and name not in ADAPTER_ONLY
+]
 PAGES = (
     [f"results/{name}/plan.html" for name in BUILT if name in PLANNED]
     + [f"results/{name}/quality.html" for name in MEASURED]
@@ -339,7 +357,7 @@ def registered_model(marker):
 REGISTERED_MODELS = of_each_quantization(MARKER, registered_model)
 VERDICTS = of_each_guarded(VERDICT)
 # Where the unquantized GGUF is not kept: that all which is made of it has been made.
-PASSING = [] if CONFIG.keep_unquantized else BUILT
+PASSING = [] if CONFIG.keep_unquantized else [name for name in BUILT if name not in ADAPTER_ONLY]
 QUANTIZED = [released_unquantized(name, quantizing) for name in PASSING]
 COMPARED = [released_unquantized(name, comparing) for name in PASSING]
 EVERYTHING = [
@@ -496,6 +514,42 @@ def merged_shards(wildcards):
     return [ancient(shard) for shard in of_each_shard(wildcards.model, MERGED_SHARD)]
 
 
+def adapter_weights(wildcards):
+    """Return the weight files of a model's adapters."""
+    return [weights_input(file) for weights, _ in sources_of(wildcards.model)[1:] for file in weights]
+
+
+def weights_served(wildcards):
+    """Return the GGUF that a model is registered with; its record says when it has changed."""
+    return ancient(of_weights(WEIGHTS, wildcards.model, wildcards.quant))
+
+
+def record_served(wildcards):
+    """Return the record of the GGUF that a model is registered with."""
+    return of_weights(WEIGHTS_RECORD, wildcards.model, wildcards.quant)
+
+
+def unquantized_record(wildcards):
+    """Return the record of the unquantized GGUF whose tokenizer a registered model has."""
+    return of_weights(WEIGHTS_RECORD, wildcards.model, "unquantized")
+
+
+def adapter_served(wildcards):
+    """Return the GGUF of the adapter that a model is registered with, if it is; its record says when it has changed."""
+    return ancient(ADAPTER_GGUF.format(model=wildcards.model)) if wildcards.model in ADAPTER_ONLY else []
+
+
+def adapter_record(wildcards):
+    """Return the record of the adapter that a model is registered with, if it is."""
+    return ADAPTER_RECORD.format(model=wildcards.model) if wildcards.model in ADAPTER_ONLY else []
+
+
+def served_types(name):
+    """Return the types of a base that models which are served as adapters use; `auto` for one that a plan chooses."""
+    models = [CONFIG.models[other] for other, base in ADAPTER_ONLY.items() if base == name]
+    return sorted({quant for model in models for quant in [AUTO] * model.is_automatic + list(model.quantizations)})
+
+
 def merge_records(wildcards):
     """Return the records of a model's merged shards."""
     return of_each_shard(wildcards.model, MERGE_RECORD)
@@ -571,7 +625,7 @@ def smallest_quantization(pattern):
     def path(wildcards):
         quantizations = quantizations_of(wildcards.model)
         smallest = min(quantizations, key=lambda name: QUANTIZATION_TYPES[name].bits_per_weight)
-        return pattern.format(model=wildcards.model, quant=smallest)
+        return of_weights(pattern, wildcards.model, smallest)
 
     return path
 
@@ -855,6 +909,12 @@ def imatrix_if_computed(wildcards):
     return f"results/{wildcards.model}/gguf/{wildcards.model}.imatrix.json" if calibrated and any(uses) else []
 
 
+def pages_of_answers(wildcards):
+    """Return the pages that show a model's answers; one that is served as an adapter has no overview, which shows a merge."""
+    shown = ["answers"] + ["overview"] * (wildcards.model not in ADAPTER_ONLY)
+    return ancient(expand("results/{model}/{page}.html", model=wildcards.model, page=shown))
+
+
 def pictures_of_overview(wildcards):
     """Return the pictures of a model's overview."""
     drawn = ["plan", "merge_report"] + ["quality"] * (wildcards.model in MEASURED)
@@ -880,7 +940,11 @@ def spec(**values):
 @cache
 def seen(name):
     """Return what the earlier merges of a model have read."""
-    return seen_files(Path(record) for record in of_each_shard(name, MERGE_RECORD))
+    if name in ADAPTER_ONLY:
+        own = [*of_each_shard(ADAPTER_ONLY[name], MERGE_RECORD), ADAPTER_RECORD.format(model=name)]
+    else:
+        own = of_each_shard(name, MERGE_RECORD)
+    return seen_files(map(Path, own))
 
 
 def identities(name, files):
@@ -953,7 +1017,9 @@ def check_spec(wildcards):
     model = CONFIG.models[wildcards.model]
     weights = [file for weights, files in sources_of(wildcards.model) for file in weights]
     folders = [model.base] + [adapter.path for adapter in model.adapters]
+    served = {"serves_adapter": True} if wildcards.model in ADAPTER_ONLY else {}
     return spec(
+        **served,
         base=model.base,
         adapters=[vars(adapter) for adapter in model.adapters],
         made_here=[folder for folder in folders if folder in MADE_HERE],
@@ -965,7 +1031,7 @@ def check_spec(wildcards):
         store=PLACE["store"],
         questions=model.answers.questions,
         texts=texts_spec(model),
-        compared=model.quality.compare,
+        compared=[*model.quality.compare, *served_types(wildcards.model)],
         measured_unquantized=wildcards.model in MEASURED_BASES,
         compiler_needed=bool(programs_to_build()),
         tools=[[program, *program_if_found(program)] for program in PROGRAMS if program_if_found(program)],
@@ -986,11 +1052,11 @@ def check_now(wildcards, input):
             "base_bytes": sum(os.path.getsize(file) for file in sources_of(name)[0][0] if os.path.exists(file)),
             "quantizations": list(quantizations_so_far(name))
             or [AUTO] * CONFIG.models[name].is_automatic + list(CONFIG.models[name].quantizations),
-            "compared": CONFIG.models[name].quality.compare,
+            "compared": [*CONFIG.models[name].quality.compare, *served_types(name)],
             "measured_unquantized": name in MEASURED_BASES,
         }
         for name in BUILT
-        if name != wildcards.model
+        if name != wildcards.model and name not in ADAPTER_ONLY
     ]
     return spec(
         chosen=list(quantizations_so_far(wildcards.model)) if model.is_automatic else [],
@@ -1018,6 +1084,10 @@ def plan_spec(wildcards):
 
 def shard_spec(wildcards):
     return spec(**identities(wildcards.model, [str(file) for file in shard_weights(wildcards)]))
+
+
+def adapter_spec(wildcards):
+    return spec(**identities(wildcards.model, [str(file) for file in adapter_weights(wildcards)]))
 
 
 @cache
@@ -1142,6 +1212,10 @@ def convert_disk_mb(wildcards, input):
     return job_needs.convert(merge_plan_of(input)).disk_mb
 
 
+def adapter_mem_mb(wildcards, input):
+    return job_needs.convert_adapter(merge_plan_of(input)).mem_mb
+
+
 def quantize_mem_mb(wildcards, input):
     return quantize_needs(wildcards, input).mem_mb
 
@@ -1206,7 +1280,7 @@ def say_how_to_chat():
     chat = os.path.relpath(os.path.join(workflow.basedir, "scripts/chat.py"))
     for name, model in CONFIG.models.items():
         for kind, file in (
-            ("merge", f"results/{name}/merge_report.json"),
+            *[("merge", f"results/{name}/merge_report.json")] * (name not in ADAPTER_ONLY),
             ("template", TEMPLATE_CHECK.format(model=name)),
             *[("answers", f"results/{name}/answers.verdict.json")] * bool(model.answers.questions),
         ):

@@ -31,6 +31,7 @@ from ollamake.quality_configuration import (
     score_limit,
 )
 from ollamake.quantization_types import UNQUANTIZED
+from ollamake.served_base import with_served_bases
 from ollamake.source_files import is_hub_id
 
 AUTO = "auto"
@@ -99,6 +100,9 @@ class Model:
     """Whether the plan chooses the quantization."""
     plans_num_ctx: bool = True
     """Whether the plan gives `num_ctx`."""
+    serves_adapter: bool = False
+    served_base: str | None = None
+    """Name of the model without adapter whose GGUFs are used where `serves_adapter`."""
 
 
 @dataclass(frozen=True)
@@ -145,12 +149,12 @@ def read_configuration(raw: Mapping[str, Any], schema_file: Path) -> Configurati
     """
     schema = yaml.safe_load(schema_file.read_text(encoding="utf-8"))
     raw = _spread_defaults(raw)
-    faults = configuration_faults(raw, schema)
-    if faults:
+    if faults := configuration_faults(raw, schema):
         raise OllamakeError("the configuration has faults:\n  " + "\n  ".join(faults))
     filled = _with_defaults(raw, schema, schema)
     dtype = filled["merge"]["dtype"]
-    models = with_bases({name: _model(name, model, dtype) for name, model in filled["models"].items()})
+    models = {name: _model(name, model, dtype) for name, model in filled["models"].items()}
+    models = with_bases(with_served_bases(models, lambda model: _base_of(model, registered=False)))
     _refuse_shared_names(models.values())
     return Configuration(
         models=models,
@@ -328,6 +332,7 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
         compare=tuple(answers["compare"]),
         is_automatic=automatic,
         plans_num_ctx=plans_num_ctx,
+        serves_adapter=filled["serve"] == "adapter" and bool(adapters),
     )
 
 
@@ -354,8 +359,7 @@ def _adapters(filled: Mapping[str, Any], key: str) -> tuple[WeightedAdapter, ...
     adapters = tuple(
         WeightedAdapter(_folder(one["path"]), float(one.get("weight", 1.0))) for one in filled["adapters"] or ()
     )
-    odd = [one for one in adapters if not math.isfinite(one.weight) or one.weight == 0]
-    if odd:
+    if odd := [one for one in adapters if not math.isfinite(one.weight) or one.weight == 0]:
         raise OllamakeError(
             f"{key}.adapters: the weight of {odd[0].path} is {odd[0].weight}; expected a number other than zero."
         )

@@ -12,12 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from ollamake.adapter import read_adapter
+from ollamake.adapter_serving import require_servable
 from ollamake.build_room import require_disk, require_memory
 from ollamake.checkpoint import read_checkpoint
-from ollamake.disk_peak import MADE_HERE_BYTES, TOOLS_BYTES, DiskPeak, Registration, added_by_others, disk_peak
+from ollamake.disk_peak import (
+    MADE_HERE_BYTES,
+    TOOLS_BYTES,
+    DiskPeak,
+    Registration,
+    adapter_peak,
+    added_by_others,
+    disk_peak,
+)
 from ollamake.errors import OllamakeError
 from ollamake.free_disk import free_bytes, same_filesystem
 from ollamake.free_memory import free_memory
+from ollamake.installed_ollama import installed_version
 from ollamake.job_needs import largest_job
 from ollamake.llama_cpp_source import require_compiler
 from ollamake.merge_plan import plan_merge
@@ -45,7 +55,8 @@ def check_inputs(
     merged), dtype, quantizations ("auto" among them: one that is not chosen yet), target, host, store, questions,
     compiler_needed, tools (program and path of those found here), keep_merged, keep_unquantized, jobs_run_here, disk_gib
     (what the build may take, or None). All of this optional: texts (calibration and evaluation: text and chat files of each),
-    compared (types that are measured, not registered), measured_unquantized (whether it is a base that is measured).
+    compared (types that are made, not registered), measured_unquantized (whether it is a base that is measured),
+    serves_adapter (whether it is its base's GGUF with the adapter beside it, so that nothing is merged).
 
     ``now`` (all of it optional): chosen (types that "auto" means by the plan that is there; none without one),
     builds_llama_cpp (whether programs of it are still to be built; true if not said), others (the other models of the
@@ -66,13 +77,19 @@ def check_inputs(
     server = _check_server(name, spec)
     chosen = now.get("chosen", [])
     quantizations = _counted(spec["quantizations"], chosen)
-    compared = [kind for kind in spec.get("compared", []) if kind not in quantizations]
+    compared = [kind for kind in _counted(spec.get("compared", [])) if kind not in quantizations]
     registration = _registration(server, Path(spec["store"]), results)
     keep = {"keep_merged": spec["keep_merged"], "keep_unquantized": spec["keep_unquantized"]}
     job, edited, needs = None, None, None
     if spec["made_here"]:
         needed = MADE_HERE_BYTES + (TOOLS_BYTES if builds_tools else 0)
         peak = DiskPeak(needed, "an allowance for the demo", needed, 0)
+    elif spec.get("serves_adapter"):
+        plan, edited = _plan(name, spec)
+        version = server.version() if server else installed_version()
+        adapter = Path(spec["adapters"][0]["path"])
+        require_servable(plan, Path(spec["base"]), adapter, version, f"models.{name}.serve")
+        peak = adapter_peak(plan, results / name, quantizations, registration)
     else:
         plan, edited = _plan(name, spec)
         peak = disk_peak(
@@ -80,7 +97,10 @@ def check_inputs(
             compared=compared, measured_unquantized=spec.get("measured_unquantized", False),
         )  # fmt: skip
         job, needs = largest_job(plan, [*quantizations, *compared])
-    others = [{**other, "quantizations": _counted(other["quantizations"])} for other in now.get("others", [])]
+    others = [
+        other | {"quantizations": _counted(other["quantizations"]), "compared": _counted(other.get("compared", []))}
+        for other in now.get("others", [])
+    ]
     added, in_store = added_by_others(others, results, registration, **keep)
     peak = replace(peak, others=added, others_in_store=in_store)
     allowed = require_disk(name, peak, results, store=Path(spec["store"]), disk_gib=spec["disk_gib"])

@@ -36,7 +36,7 @@ def write_model_files(base: Path, adapters: Sequence[Path], plan: Mapping[str, A
     or "adapter"). Files that an earlier run wrote and that are no longer produced are removed. Raises
     OllamakeError if the adapter's tokenizer has tokens for which the merged embedding has no row.
     """
-    tokenizer = _tokenizer_owner(base, adapters, plan)
+    tokenizer = tokenizer_owner(base, adapters, plan)
     contents: dict[str, bytes] = {
         name: (tokenizer / name).read_bytes() for name in _TOKENIZER if (tokenizer / name).is_file()
     }
@@ -97,7 +97,7 @@ def _tensors(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [tensor for shard in plan["shards"] for tensor in shard["tensors"]]
 
 
-def _tokenizer_owner(base: Path, adapters: Sequence[Path], plan: Mapping[str, Any]) -> Path:
+def tokenizer_owner(base: Path, adapters: Sequence[Path], plan: Mapping[str, Any]) -> Path:
     """Return the folder whose tokenizer belongs to the merged weights."""
     owners = [adapter for adapter in adapters if _brings_tokenizer(base, adapter, plan)]
     others = [owner for owner in owners[1:] if _vocabulary(owner) != _vocabulary(owners[0])]
