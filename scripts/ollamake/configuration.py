@@ -31,6 +31,7 @@ from ollamake.quality_configuration import (
     score_limit,
 )
 from ollamake.quantization_types import UNQUANTIZED
+from ollamake.rag_configuration import RagConfiguration, rag_of, refuse_shared_keys
 from ollamake.source_files import is_hub_id
 
 AUTO = "auto"
@@ -89,6 +90,7 @@ class Model:
     calibration: DomainText
     """What the importance matrix is computed from."""
     quality: Quality
+    rag: RagConfiguration | None = None
     measured_base: str | None = None
     """Name of the model that is this one's base, where it is measured against the fine-tune."""
     compare: tuple[str, ...] = ()
@@ -152,6 +154,7 @@ def read_configuration(raw: Mapping[str, Any], schema_file: Path) -> Configurati
     dtype = filled["merge"]["dtype"]
     models = with_bases({name: _model(name, model, dtype) for name, model in filled["models"].items()})
     _refuse_shared_names(models.values())
+    refuse_shared_keys((name, model.rag) for name, model in models.items())
     return Configuration(
         models=models,
         dtype=dtype,
@@ -260,6 +263,7 @@ def _base_of(model: Model, *, registered: bool) -> Model:
         answers=replace(model.answers, questions=None, unquantized=None),
         calibration=DomainText(),
         quality=NOT_MEASURED,
+        rag=None,
         compare=(),
         is_derived=True,
         is_automatic=automatic,
@@ -325,6 +329,7 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
         ),
         calibration=calibration,
         quality=quality,
+        rag=rag_of(filled, key, quantizations),
         compare=tuple(answers["compare"]),
         is_automatic=automatic,
         plans_num_ctx=plans_num_ctx,

@@ -26,6 +26,7 @@ from ollamake.perplexity_command import require_parse_special
 from ollamake.program_start import require_starting
 from ollamake.published_quality import CANDIDATES
 from ollamake.questions import read_questions
+from ollamake.rag_update import check_rag_file
 from ollamake.text_checks import check_texts
 
 log = logging.getLogger("ollamake")
@@ -45,7 +46,8 @@ def check_inputs(
     merged), dtype, quantizations ("auto" among them: one that is not chosen yet), target, host, store, questions,
     compiler_needed, tools (program and path of those found here), keep_merged, keep_unquantized, jobs_run_here, disk_gib
     (what the build may take, or None). All of this optional: texts (calibration and evaluation: text and chat files of each),
-    compared (types that are measured, not registered), measured_unquantized (whether it is a base that is measured).
+    compared (types that are measured, not registered), measured_unquantized (whether it is a base that is measured),
+    rag (file and keys, as rag_update has them).
 
     ``now`` (all of it optional): chosen (types that "auto" means by the plan that is there; none without one),
     builds_llama_cpp (whether programs of it are still to be built; true if not said), others (the other models of the
@@ -63,6 +65,8 @@ def check_inputs(
         questions = read_questions(Path(spec["questions"]), f"models.{name}.answers.questions")
         log.info("%d questions", len(questions))
     _check_texts(name, spec.get("texts", {}))
+    if "rag" in spec:
+        check_rag_file(Path(spec["rag"]["file"]), spec["rag"]["keys"], f"models.{name}.rag.file")
     server = _check_server(name, spec)
     chosen = now.get("chosen", [])
     quantizations = _counted(spec["quantizations"], chosen)
