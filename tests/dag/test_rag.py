@@ -100,7 +100,10 @@ def test_written_once_and_recorded(rag: Build) -> None:
     assert record["before"]["llm.ollama_model"] == '"llama3:8b"'
     assert record["model"]["target"] == "store"
     log = (rag.folder / "logs/write_rag_config/small.log").read_text(encoding="utf-8")
-    assert '-    ollama_model:  "llama3:8b"\n+    ollama_model:  "small:q4_k_m"\n' in log
+    assert 'llm.ollama_model: "llama3:8b" -> "small:q4_k_m"' in log
+    shown = [line for line in log.splitlines() if line.startswith(("-  ", "+  "))]
+    differing = set(BEFORE.splitlines()) ^ set(AFTER.splitlines())
+    assert {line[1:] for line in shown} == differing
     assert "llm.ollama_host stays as it is: the model is in the store" in log
     assert rag.planned() == {}
 

@@ -212,7 +212,7 @@ def test_a_silent_server_is_not_written(marker: Path, app: Path) -> None:
         ("https://localhost:11434", "http://127.0.0.1:11434"),
         ("gpu", "http://127.0.0.1:11434"),
         ('"http://gpu:11434"', '"http://127.0.0.1:11434"'),
-        ("", "http://127.0.0.1:11434"),
+        ("~", "http://127.0.0.1:11434"),
         ("[a, b", None),
     ],
 )
@@ -306,7 +306,7 @@ def test_no_rag_by_default_and_its_defaults(app: Path) -> None:
         ("models: {m: {base: b, rag: {file: APP, keys: {num_ctx: a..b}}}}", ["models.m.rag.keys.num_ctx", "'a..b'"]),
         (
             "models: {m: {base: b, rag: {file: APP, keys: {num_ctx: llm}}}}",
-            ["models.m.rag.keys: use_finetuned (llm.use_finetuned) and num_ctx (llm) are the same place"],
+            ["models.m.rag.keys: num_ctx (llm) and use_finetuned (llm.use_finetuned) are the same place"],
         ),
         (
             "models: {m: {base: b, rag: {file: APP, quantization: Q8_0}}}",

@@ -293,35 +293,33 @@ SECTIONS = st.one_of(st.none(), st.dictionaries(st.sampled_from(["k", "道", *OU
 WANTED = TRUE | MODEL | HOST | CONTEXT
 
 
-def spans(text: str) -> tuple[tuple[int, int] | None, list[tuple[int, int]]]:
-    """Return where PyYAML finds what is below `llm`, and the values of our keys in it, in order."""
+def section_of(text: str) -> tuple[int, int, list[tuple[int, int]]]:
+    """Return where PyYAML finds the section `llm`, and where its pieces are that are not our values; all may be empty."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     for key, value in root.value if root is not None else []:
         if key.value == "llm" and key.tag.endswith(":str"):
-            inner = value.value if isinstance(value, yaml.MappingNode) else []
-            found = [one for name, one in inner if name.value in OURS]
-            whole = (key.start_mark.index, max(value.end_mark.index, key.end_mark.index))
-            return whole, [(one.start_mark.index, one.end_mark.index) for one in found]
-    return None, []
+            first, last = key.start_mark.index, max(value.end_mark.index, key.end_mark.index)
+            if not isinstance(value, yaml.MappingNode):
+                return first, last, []
+            ours = [one for name, one in value.value if name.value in OURS]
+            begins = [value.start_mark.index, *(one.end_mark.index for one in ours)]
+            ends = [*(one.start_mark.index for one in ours), last - value.flow_style]
+            return first, last, list(zip(begins, ends, strict=True))
+    end = text.rindex("}") if root is not None and root.flow_style else len(text)
+    return end, end, []
 
 
 def assert_only_ours_changed(before: str, after: str) -> None:
-    """Cut our values out of the text of before: every piece that is left stands in that of after, in order."""
-    whole, values = spans(before)
-    first, last = whole or (len(before), len(before))
-    if whole is None and yaml.compose(before, Loader=yaml.SafeLoader).flow_style:
-        first = last = before.rindex("}")
+    """Outside the section every character is as before; in it every line, but for our values, is still there, in order."""
+    first, last, pieces = section_of(before)
     assert after.startswith(before[:first])
     assert after.endswith(before[last:])
-    position = 0
-    for begin, end in zip(
-        [0, *(end for _, end in values)], [*(begin for begin, _ in values), len(before)], strict=True
-    ):
-        piece = before[begin:end].strip()
-        found = after.find(piece, position)
-        # Into a mapping without entries, or where null stood, keys are put in between.
-        assert found >= 0 or not values, (piece, after)
-        position = found + len(piece) if found >= 0 else position
+    position = first
+    for begin, end in pieces:
+        for line in before[begin:end].splitlines():
+            found = after.find(line.strip(), position)
+            assert found >= 0, (line, after)
+            position = found + len(line.strip())
 
 
 @settings(deadline=None, max_examples=80)
