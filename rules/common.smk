@@ -695,12 +695,13 @@ def rag_spec(wildcards):
     name = model.registered_names[first] if first else sorted(set(model.registered_names.values()))
     num_ctx = model.parameters.get("num_ctx") if "num_ctx" in model.rag.keys else None
     back = marker and undone(Path(record), Path(marker), asked)
-    return spec(**asked, **PLACE, name=name, num_ctx=num_ctx, undone=back)
+    code = code_digest("write_rag_config")
+    return spec(**asked, **PLACE, name=name, num_ctx=num_ctx, undone=back, code=code)
 
 
 def rag_input(wildcards, file):
     """Return what an update waits for, without being started by it where it would write the same again."""
-    return followed_until_done(file, RAG_CONFIG.format(**wildcards), rag_spec(wildcards))
+    return followed_until_done(file, "write_rag_config", rag_spec(wildcards), RAG_CONFIG.format(**wildcards))
 
 
 def marker_for_rag(wildcards):
@@ -711,9 +712,15 @@ def marker_for_rag(wildcards):
 
 
 def checks_before_rag(wildcards):
-    """Return what must have found the registered model fit to be used: the check of its prompts, its answers."""
-    checks = [TEMPLATE_CHECK.format(**wildcards), answers_if_asked(wildcards)]
-    return [rag_input(wildcards, check) for check in checks if check]
+    """Return what must have found the registered model fit to be used: the check of its prompts, the verdict on its answers."""
+    asked = CONFIG.models[wildcards.model].answers.questions
+    checks = [TEMPLATE_CHECK, *["results/{model}/answers.verdict.json"] * bool(asked)]
+    return [rag_input(wildcards, check.format(**wildcards)) for check in checks]
+
+
+def judged_before_rag(wildcards):
+    """Return the quality that was judged before an application is told of a model."""
+    return judged_before(wildcards.model, "write_rag_config", rag_spec(wildcards), RAG_CONFIG.format(**wildcards))
 
 
 def plan_of_rag_num_ctx(wildcards):

@@ -17,6 +17,7 @@ rule write_rag_config:
     input:
         marker=marker_for_rag,
         checks=checks_before_rag,
+        judged=judged_before_rag,
         plan=plan_of_rag_num_ctx,
         script=script("write_rag_config"),
         library=library("write_rag_config"),

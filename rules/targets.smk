@@ -84,6 +84,9 @@ rule registered:
 rule rag:
     input:
         CHECKED,
+        MARKERS,
+        REGISTERED_MODELS,
+        TEMPLATE_CHECKS,
         RAG_CONFIGS,
 
 

@@ -244,8 +244,7 @@ def with_bases(models: Mapping[str, Model]) -> dict[str, Model]:
 
 
 def _base_of(model: Model, *, registered: bool) -> Model:
-    """Return the model without its adapters, for a comparison: in the first quantization if answers are compared, else only
-    unquantized."""
+    """Return the model without adapters, to compare with: in its first quantization if answers are compared, else unquantized."""
     automatic = model.is_automatic and registered
     quantizations = model.quantizations[:1] if registered and not automatic else ()
     name = f"{model.name}-base"

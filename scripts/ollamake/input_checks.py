@@ -26,7 +26,7 @@ from ollamake.perplexity_command import require_parse_special
 from ollamake.program_start import require_starting
 from ollamake.published_quality import CANDIDATES
 from ollamake.questions import read_questions
-from ollamake.rag_update import check_rag_file
+from ollamake.rag_check import check_rag_file
 from ollamake.text_checks import check_texts
 
 log = logging.getLogger("ollamake")
@@ -47,7 +47,7 @@ def check_inputs(
     compiler_needed, tools (program and path of those found here), keep_merged, keep_unquantized, jobs_run_here, disk_gib
     (what the build may take, or None). All of this optional: texts (calibration and evaluation: text and chat files of each),
     compared (types that are measured, not registered), measured_unquantized (whether it is a base that is measured),
-    rag (file and keys, as rag_update has them).
+    rag (file and keys, as rag_check has them).
 
     ``now`` (all of it optional): chosen (types that "auto" means by the plan that is there; none without one),
     builds_llama_cpp (whether programs of it are still to be built; true if not said), others (the other models of the

@@ -14,6 +14,7 @@ from typing import Any
 from ollamake.create_request import request_of_marker
 from ollamake.errors import OllamakeError
 from ollamake.ollama_server import OllamaServer
+from ollamake.rag_check import KEYS
 from ollamake.rag_file import backups_of, keep_backup, read_rag_file, replace_rag_file
 from ollamake.registration import marker_differences
 from ollamake.yaml_edit import Found, look_up, set_values
@@ -21,22 +22,6 @@ from ollamake.yaml_places import Value
 
 log = logging.getLogger("ollamake")
 
-KEYS = {
-    "use_finetuned": "llm.use_finetuned",
-    "use_ollama_fallback": "llm.use_ollama_fallback",
-    "ollama_model": "llm.ollama_model",
-    "ollama_host": "llm.ollama_host",
-    "num_ctx": "llm.num_ctx",
-}
-"""What is written -> where, if the configuration does not say otherwise."""
-
-_EXAMPLES: dict[str, Value] = {
-    "use_finetuned": True,
-    "use_ollama_fallback": True,
-    "ollama_model": "name:tag",
-    "ollama_host": "http://127.0.0.1:11434",
-    "num_ctx": 8192,
-}
 _LOOPBACK = re.compile(r"(?<=://)(localhost|127\.\d+\.\d+\.\d+|0\.0\.0\.0|\[::1?\])(?=[:/]|$)")
 
 
@@ -50,15 +35,6 @@ def read_marker(file: Path) -> dict[str, Any]:
             f"{file}: expected the marker of a registered model ({error!r}). Register it: snakemake registered."
         ) from error
     return marker
-
-
-def check_rag_file(file: Path, keys: Mapping[str, str], key: str) -> None:
-    """Raise OllamakeError naming ``key`` if the file is no YAML, or if one of the keys could not be written there."""
-    try:
-        text = read_rag_file(file).text
-        set_values(text, {path: _EXAMPLES[name] for name, path in keys.items()}, str(file))
-    except OllamakeError as error:
-        raise OllamakeError(f"{key}: {error}") from error
 
 
 def wanted_values(marker: Mapping[str, Any], spec: Mapping[str, Any], text: str) -> dict[str, Value]:

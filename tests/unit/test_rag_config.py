@@ -19,6 +19,7 @@ from ollamake import rag_update
 from ollamake.configuration import read_configuration
 from ollamake.create_request import CreateRequest
 from ollamake.errors import OllamakeError
+from ollamake.rag_check import KEYS
 from ollamake.rag_file import read_rag_file, replace_rag_file
 from ollamake.rag_state import undone
 from ollamake.registration import Place, register
@@ -241,11 +242,11 @@ def test_without_num_ctx_and_with_keys_of_ones_own(marker: Path, app: Path) -> N
 
 
 def test_the_first_users_keys() -> None:
-    assert list(rag_update.KEYS.values()) == [
+    assert list(KEYS.values()) == [
         *("llm.use_finetuned", "llm.use_ollama_fallback", "llm.ollama_model", "llm.ollama_host", "llm.num_ctx")
     ]
     properties = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))["$defs"]["model"]["properties"]["rag"]["properties"]
-    assert {name: key["default"] for name, key in properties["keys"]["properties"].items()} == rag_update.KEYS
+    assert {name: key["default"] for name, key in properties["keys"]["properties"].items()} == KEYS
 
 
 def test_what_was_undone(marker: Path, app: Path) -> None:
@@ -287,14 +288,12 @@ def read(app: Path, text: str) -> Any:
 def test_no_rag_by_default_and_its_defaults(app: Path) -> None:
     assert read(app, "models: {m: {base: b}}").models["m"].rag is None
     rag = read(app, "models: {m: {base: b, rag: {file: APP}}}").models["m"].rag
-    assert (rag.file, rag.keys, rag.use_ollama_fallback) == (str(app), rag_update.KEYS, True)
+    assert (rag.file, rag.keys, rag.use_ollama_fallback) == (str(app), KEYS, True)
     assert (rag.quantization, rag.backup) == (None, True)
     rag = (
         read(app, "models: {m: {base: b, rag: {file: APP, keys: {num_ctx: null, ollama_model: a.b}}}}").models["m"].rag
     )
-    assert rag.keys == {name: key for name, key in rag_update.KEYS.items() if name != "num_ctx"} | {
-        "ollama_model": "a.b"
-    }
+    assert rag.keys == {name: key for name, key in KEYS.items() if name != "num_ctx"} | {"ollama_model": "a.b"}
 
 
 @pytest.mark.parametrize(
