@@ -35,6 +35,7 @@ from ollamake.memory_plan import is_here
 from ollamake.ollama_server import OllamaServer
 from ollamake.planned_quantization import quantization_of_plan
 from ollamake.quantization_types import QUANTIZATION_TYPES
+from ollamake.rag_state import undone
 from ollamake.registration import chat_command
 from ollamake.shape import shipped_shape
 from ollamake.source_files import is_hub_id, merges_through_peft, reads_across_shards, source_files
@@ -298,6 +299,8 @@ ANSWERS = [
     if CONFIG.models[name].answers.questions
     for kind in ("json", "md", "verdict.json")
 ]
+RAG_CONFIG = "results/{model}/ollama/rag_config.json"
+RAG_CONFIGS = [RAG_CONFIG.format(model=name) for name in BUILT if CONFIG.models[name].rag]
 
 
 # Pages for the report, of the models that are registered for themselves and not for a comparison.
@@ -374,6 +377,7 @@ EVERYTHING = [
     REGISTERED_MODELS,
     TEMPLATE_CHECKS,
     ANSWERS,
+    RAG_CONFIGS,
     OVERVIEWS,
     PAGES,
 ]
@@ -729,6 +733,55 @@ def judged_quantizations(wildcards):
     return [label for label in asked_models(wildcards.model) if label not in ("base", "fine-tune")]
 
 
+# The RAG application's configuration --------------------------------------------------------------------------------
+def rag_marker_so_far(name):
+    """Return the marker of the model that the application uses; None if it is the plan's choice and there is no plan yet."""
+    quantization = CONFIG.models[name].rag.quantization or next(iter(quantizations_so_far(name)), None)
+    return quantization and MARKER.format(model=name, quant=quantization)
+
+
+def rag_spec(wildcards):
+    """Return what is written into the file, as far as the configuration says it, and what has undone it since."""
+    model, record = CONFIG.models[wildcards.model], RAG_CONFIG.format(**wildcards)
+    asked, marker = model.rag.as_spec(), rag_marker_so_far(wildcards.model)
+    # Which quantization it is the marker's path among the inputs says; of an automatic model it is known after its plan.
+    first = model.rag.quantization or (None if model.is_automatic else model.quantizations[0])
+    name = model.registered_names[first] if first else sorted(set(model.registered_names.values()))
+    num_ctx = model.parameters.get("num_ctx") if "num_ctx" in model.rag.keys else None
+    back = marker and undone(Path(record), Path(marker), asked)
+    code = code_digest("write_rag_config")
+    return spec(**asked, **PLACE, name=name, num_ctx=num_ctx, undone=back, code=code)
+
+
+def rag_input(wildcards, file):
+    """Return what an update waits for, without being started by it where it would write the same again."""
+    return followed_until_done(file, "write_rag_config", rag_spec(wildcards), RAG_CONFIG.format(**wildcards))
+
+
+def marker_for_rag(wildcards):
+    """Return the marker of the model that the application uses. With `ollama.target: auto` each may be of another place."""
+    quantization = CONFIG.models[wildcards.model].rag.quantization or quantizations_of(wildcards.model)[0]
+    marker = MARKER.format(model=wildcards.model, quant=quantization)
+    return marker if CONFIG.target == "auto" else rag_input(wildcards, marker)
+
+
+def checks_before_rag(wildcards):
+    """Return what must have found the registered model fit to be used: the check of its prompts, the verdict on its answers."""
+    asked = CONFIG.models[wildcards.model].answers.questions
+    checks = [TEMPLATE_CHECK, *["results/{model}/answers.verdict.json"] * bool(asked)]
+    return [rag_input(wildcards, check.format(**wildcards)) for check in checks]
+
+
+def judged_before_rag(wildcards):
+    """Return the quality that was judged before an application is told of a model."""
+    return judged_before(wildcards.model, "write_rag_config", rag_spec(wildcards), RAG_CONFIG.format(**wildcards))
+
+
+def plan_of_rag_num_ctx(wildcards):
+    """Return the plan where it gives the num_ctx that is written."""
+    return plan_of_num_ctx(wildcards) if "num_ctx" in CONFIG.models[wildcards.model].rag.keys else []
+
+
 # Quality ------------------------------------------------------------------------------------------------------------
 def domain_text(wildcards):
     """Return what the configuration says of one of a model's texts."""
@@ -1039,7 +1092,13 @@ def check_spec(wildcards):
         keep_unquantized=CONFIG.keep_unquantized,
         disk_gib=CONFIG.hardware["disk_gib"],
         jobs_run_here=workflow.local_exec,
+        **({"rag": {"file": model.rag.file, "keys": keys_of_rag(model.rag)}} if model.rag else {}),
     )
+
+
+def keys_of_rag(rag):
+    """Return where what is written goes; in the store there is no address to write."""
+    return {name: key for name, key in rag.keys.items() if (name, CONFIG.target) != ("ollama_host", "store")}
 
 
 def check_now(wildcards, input):

@@ -32,6 +32,7 @@ from ollamake.quality_configuration import (
 )
 from ollamake.quantization_types import UNQUANTIZED
 from ollamake.served_base import with_served_bases
+from ollamake.rag_configuration import RagConfiguration, rag_of, refuse_shared_keys
 from ollamake.source_files import is_hub_id
 
 AUTO = "auto"
@@ -90,6 +91,7 @@ class Model:
     calibration: DomainText
     """What the importance matrix is computed from."""
     quality: Quality
+    rag: RagConfiguration | None = None
     measured_base: str | None = None
     """Name of the model that is this one's base, where it is measured against the fine-tune."""
     compare: tuple[str, ...] = ()
@@ -156,6 +158,7 @@ def read_configuration(raw: Mapping[str, Any], schema_file: Path) -> Configurati
     models = {name: _model(name, model, dtype) for name, model in filled["models"].items()}
     models = with_bases(with_served_bases(models, lambda model: _base_of(model, registered=False)))
     _refuse_shared_names(models.values())
+    refuse_shared_keys((name, model.rag) for name, model in models.items())
     return Configuration(
         models=models,
         dtype=dtype,
@@ -245,8 +248,7 @@ def with_bases(models: Mapping[str, Model]) -> dict[str, Model]:
 
 
 def _base_of(model: Model, *, registered: bool) -> Model:
-    """Return the model without its adapters, for a comparison: in the first quantization if answers are compared, else only
-    unquantized."""
+    """Return the model without adapters, to compare with: in its first quantization if answers are compared, else unquantized."""
     automatic = model.is_automatic and registered
     quantizations = model.quantizations[:1] if registered and not automatic else ()
     name = f"{model.name}-base"
@@ -264,6 +266,7 @@ def _base_of(model: Model, *, registered: bool) -> Model:
         answers=replace(model.answers, questions=None, unquantized=None),
         calibration=DomainText(),
         quality=NOT_MEASURED,
+        rag=None,
         compare=(),
         is_derived=True,
         is_automatic=automatic,
@@ -329,6 +332,7 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
         ),
         calibration=calibration,
         quality=quality,
+        rag=rag_of(filled, key, quantizations),
         compare=tuple(answers["compare"]),
         is_automatic=automatic,
         plans_num_ctx=plans_num_ctx,

@@ -36,6 +36,7 @@ from ollamake.perplexity_command import require_parse_special
 from ollamake.program_start import require_starting
 from ollamake.published_quality import CANDIDATES
 from ollamake.questions import read_questions
+from ollamake.rag_check import check_rag_file
 from ollamake.text_checks import check_texts
 
 log = logging.getLogger("ollamake")
@@ -56,7 +57,8 @@ def check_inputs(
     compiler_needed, tools (program and path of those found here), keep_merged, keep_unquantized, jobs_run_here, disk_gib
     (what the build may take, or None). All of this optional: texts (calibration and evaluation: text and chat files of each),
     compared (types that are made, not registered), measured_unquantized (whether it is a base that is measured),
-    serves_adapter (whether it is its base's GGUF with the adapter beside it, so that nothing is merged).
+    serves_adapter (whether it is its base's GGUF with the adapter beside it, so that nothing is merged), rag (file and keys,
+    as rag_check has them).
 
     ``now`` (all of it optional): chosen (types that "auto" means by the plan that is there; none without one),
     builds_llama_cpp (whether programs of it are still to be built; true if not said), others (the other models of the
@@ -74,6 +76,8 @@ def check_inputs(
         questions = read_questions(Path(spec["questions"]), f"models.{name}.answers.questions")
         log.info("%d questions", len(questions))
     _check_texts(name, spec.get("texts", {}))
+    if "rag" in spec:
+        check_rag_file(Path(spec["rag"]["file"]), spec["rag"]["keys"], f"models.{name}.rag.file")
     server = _check_server(name, spec)
     chosen = now.get("chosen", [])
     quantizations = _counted(spec["quantizations"], chosen)
