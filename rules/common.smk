@@ -973,6 +973,7 @@ def check_spec(wildcards):
         keep_unquantized=CONFIG.keep_unquantized,
         disk_gib=CONFIG.hardware["disk_gib"],
         jobs_run_here=workflow.local_exec,
+        shapes=SHIPPED_SHAPES,
     )
 
 

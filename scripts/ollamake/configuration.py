@@ -18,7 +18,7 @@ import yaml
 from ollamake.configuration_faults import configuration_faults
 from ollamake.errors import OllamakeError
 from ollamake.hardware import checked_settings
-from ollamake.ollama_name import registered_name
+from ollamake.ollama_name import manifest_path, registered_name
 from ollamake.ollama_parameters import checked_parameters
 from ollamake.published_quality import CANDIDATES
 from ollamake.quality_configuration import (
@@ -382,11 +382,11 @@ def _alternative(base: str) -> str:
 
 
 def _refuse_shared_names(models: Iterable[Model]) -> None:
-    owners: dict[str, tuple[Model, str]] = {}
+    owners: dict[tuple[str, ...], tuple[Model, str]] = {}
     for model in models:
         for quantization, registered in model.registered_names.items():
             owner = f"models.{model.name} ({quantization})"
-            other, others = owners.setdefault(registered, (model, owner))
+            other, others = owners.setdefault(manifest_path(registered), (model, owner))
             # Of the types that a plan may choose, one is.
             if owner != others and not (other is model and model.is_automatic):
                 raise OllamakeError(

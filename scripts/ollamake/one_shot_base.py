@@ -11,6 +11,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+from ollamake.adapter_base import folders_named, named_base
 from ollamake.errors import OllamakeError
 from ollamake.source_files import is_hub_id, source_files
 
@@ -35,14 +36,13 @@ def find_base(adapter: Path, given: str | None) -> FoundBase:
         return _given(given)
     name, revision = _named_base(adapter)
     said = f"{adapter / 'adapter_config.json'} names {name!r}"
-    path = Path(name).expanduser()
-    looked = list(dict.fromkeys(Path(os.path.normpath(above / path)) for above in (*_above(adapter), Path.cwd())))
+    looked = folders_named(name, [*_above(adapter), Path.cwd()])
     for folder in looked:
         if (folder / "config.json").is_file():
             return FoundBase(str(folder), True, f"{said}: found in {folder}")
     if is_hub_id(name):
         return _on_hub(name, revision, said, f"neither here as a folder (looked from {adapter} and {Path.cwd()}) nor")
-    where = f"{path} is not here" if path.is_absolute() else f"it is not in {_some(looked)}"
+    where = f"{looked[0]} is not here" if len(looked) == 1 else f"it is not in {_some(looked)}"
     raise OllamakeError(
         f"--lora-path: {said} as the model that the adapter was trained on, but {where} with a config.json."
         " Give that model's folder as --base."
@@ -65,14 +65,13 @@ def _named_base(adapter: Path) -> tuple[str, str | None]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise OllamakeError(f"--lora-path: {file} cannot be read as JSON: {error}") from error
-    name = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-    if not isinstance(name, str) or not name:
+    name, revision = named_base(config if isinstance(config, dict) else {})
+    if name is None:
         raise OllamakeError(
-            f"--lora-path: {file} does not say which model the adapter was trained on (base_model_name_or_path is {name!r})."
+            f"--lora-path: {file} does not say which model the adapter was trained on (no base_model_name_or_path)."
             " Give that model's folder as --base."
         )
-    revision = config.get("revision")
-    return name, revision if isinstance(revision, str) and revision else None
+    return name, revision
 
 
 def _above(adapter: Path) -> list[Path]:

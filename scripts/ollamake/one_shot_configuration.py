@@ -150,7 +150,7 @@ def _key_of_folder(adapter: Path, base: str) -> str:
     """Return a name for a model from its adapter's folder, or those above it where that one says nothing."""
     for name in (adapter.name, adapter.parent.name, adapter.parent.parent.name):
         key = _plain(name)
-        if key and not _CHECKPOINT.fullmatch(name) and key not in _SAYS_NOTHING:
+        if re.search("[a-z]{2}", key) and not _CHECKPOINT.fullmatch(name) and key not in _SAYS_NOTHING:
             return key
     key = _plain(Path(base.partition("@")[0]).name)
     return f"{key}-finetuned"[-80:].lstrip("-._") if key else "finetuned"

@@ -135,7 +135,7 @@ def test_a_base_by_an_absolute_path_or_as_given(tmp_path: Path, monkeypatch: pyt
     [
         ("/nowhere/base", None, ["adapter_config.json names '/nowhere/base'", "is not here", "as --base"]),
         ("./models/base", None, ["names './models/base'", "it is not in", "/a/models/base", "as --base"]),
-        (None, None, ["does not say which model", "base_model_name_or_path is None", "as --base"]),
+        (None, None, ["does not say which model", "no base_model_name_or_path", "as --base"]),
         ("base", "/nowhere", ["--base: the folder '/nowhere' does not exist"]),
     ],
 )
@@ -292,7 +292,7 @@ def test_what_lies_beneath_the_output_is_relative_to_it(work: Work) -> None:
         ("road/checkpoint-500", "road"),
         ("road/final/adapter", "road"),
         ("道路/checkpoint-5", "runs-1"),
-        ("設計/道路/lora", "base-finetuned"),
+        ("設計/道路 2/lora", "base-finetuned"),
     ],
 )
 def test_names_by_the_adapters_folder(work: Work, adapter: str, name: str) -> None:
@@ -565,7 +565,11 @@ def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     def start() -> subprocess.Popen[str]:
         (tmp_path / "out/called").unlink(missing_ok=True)
         process = subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=not_ignored,
         )
         started.append(process)
         return process
@@ -577,6 +581,12 @@ def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     if (tmp_path / "out/called").exists():
         for pid in pids(tmp_path):
             kill(pid)
+
+
+def not_ignored() -> None:
+    """Hear signals that a shell's background jobs, or what nohup starts, ignore."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def pids(tmp_path: Path) -> list[int]:
