@@ -55,7 +55,8 @@ def _given(given: str) -> FoundBase:
         name, _, revision = given.partition("@")
         return _on_hub(name, revision or None, f"--base is {given!r}", "neither here as a folder nor")
     source_files("base", str(folder), "--base")
-    return FoundBase(os.path.abspath(folder), True, "as --base says")  # noqa: PTH100, a link stays one
+    place = os.path.abspath(folder)  # noqa: PTH100, a link stays one
+    return FoundBase(place, True, f"{place}, as --base says")
 
 
 def _named_base(adapter: Path) -> tuple[str, str | None]:
