@@ -17,7 +17,7 @@ from ollamake.llama_cpp_source import VERSION
 from ollamake.one_shot_base import find_base
 from ollamake.one_shot_configuration import Asked, absolute, built_programs, configured, differences
 from ollamake.one_shot_file import ConfigurationFile, read_file, rendered
-from ollamake.one_shot_run import run_dry, run_snakemake
+from ollamake.one_shot_run import alone_in, run_dry, run_snakemake
 from ollamake.one_shot_spelling import quantizations_of
 from ollamake.source_files import source_files
 
@@ -44,25 +44,28 @@ class Request:
 def build(request: Request, repository: Path) -> int:
     """Write or update OUTPUT_DIR/config.yaml, run Snakemake, and return its exit code; a dry run writes nothing.
 
-    Raises OllamakeError for what can be said before Snakemake starts.
+    Raises OllamakeError for what can be said before Snakemake starts, and if another build is at work there.
     """
     folder = _folder(request.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise OllamakeError(f"--output-dir: {folder} is a file. Give a folder, which may not be there yet.")
     file = read_file(folder / "config.yaml")
     content, key = configuration_of(request, file, repository)
-    changed = file is None or file.content != content
-    snakefile = repository / "Snakefile"
-    if changed and file is not None and not file.unedited:
-        raise _edited(file, content)
-    text = rendered(content, snakefile) if changed else ""
-    if changed:
+    text = ""
+    if file is None or file.content != content:
+        if file is not None and not file.unedited:
+            raise _edited(file, content)
         read_configuration(content, repository / "config/schemas/config.schema.yaml")
+        text = rendered(content, repository / "Snakefile")
     if request.dry_run:
         return _dry_run(request, repository, folder, text)
-    if changed:
-        write_text(folder / "config.yaml", text)
-    how = "written" if file is None else "updated" if changed else "as it is"
-    log.info("configuration: %s (%s)", folder / "config.yaml", how)
-    code = run_snakemake(_arguments(request, repository, folder, folder / "config.yaml"), folder)
+    with alone_in(folder) as turn:
+        # Jobs of a build that is under way read the configuration, too.
+        if text:
+            write_text(folder / "config.yaml", text)
+        how = "as it is" if not text else "updated" if file else "written"
+        log.info("configuration: %s (%s)", folder / "config.yaml", how)
+        code = run_snakemake(_arguments(request, repository, folder, folder / "config.yaml"), folder, turn)
     if code == 0:
         page = "plan.md" if request.plan else "overview.html"
         log.info("Everything is in %s, which paths above are relative to; see results/%s/%s there.", folder, key, page)
@@ -89,8 +92,8 @@ def configuration_of(request: Request, file: ConfigurationFile | None, repositor
         asked = replace(asked, base=_base(request, adapter))
     content, key = configured(there, asked, folder)
     base = absolute(content["models"][key].get("base"), folder)
-    if asked.base is None and not (base and Path(base).is_dir()):
-        # What was planned by its hub id may be here by now.
+    if asked.base is None and base is not None and file is not None and file.unedited and not Path(base).is_dir():
+        # What was planned by its hub id may be here by now; of an edited file the workflow says what is not there.
         content, key = configured(there, replace(asked, base=_base(request, adapter)), folder)
     if there is None:
         content |= built_programs(repository / "resources/llama.cpp" / VERSION)

@@ -18,22 +18,8 @@ DEFAULT_QUANTIZATION = "Q4_K_M"
 
 _CHECKPOINT = re.compile(r"(checkpoint|global_step|epoch|step)[-_]?\d+", re.IGNORECASE)
 _SAYS_NOTHING = frozenset(
-    {
-        "adapter",
-        "adapters",
-        "lora",
-        "peft",
-        "final",
-        "best",
-        "last",
-        "latest",
-        "output",
-        "outputs",
-        "out",
-        "runs",
-        "results",
-    }
-)
+    {"adapter", "adapters", "lora", "peft", "final", "best", "last", "latest", "output", "outputs", "out", "runs", "results"}
+)  # fmt: skip
 """Names of folders that are no name of a model: the folder above is asked."""
 
 
@@ -68,7 +54,8 @@ def configured(there: Mapping[str, Any] | None, asked: Asked, folder: Path) -> t
         model["base"] = _short(asked.base, folder)
     if asked.adapter not in _adapters_of(model, folder):
         model["adapter"] = _short(asked.adapter, folder)
-    model["quantizations"] = _added(model.get("quantizations"), asked.quantizations)
+    if asked.quantizations or not there:
+        model["quantizations"] = _added(model.get("quantizations"), asked.quantizations)
     in_ollama = {"name": asked.name, "system": asked.system}
     if asked.name == key and "name" not in _section(model):
         del in_ollama["name"]  # it is the default
@@ -171,8 +158,6 @@ def _added(there: Any, more: tuple[str, ...]) -> list[str] | str:
     if more == (AUTO,):
         return AUTO
     listed = [str(kind) for kind in there] if isinstance(there, list) else []
-    if there == AUTO and not more:
-        return AUTO
     return list(dict.fromkeys((*listed, *more))) or [DEFAULT_QUANTIZATION]
 
 

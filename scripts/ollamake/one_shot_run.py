@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -21,19 +22,56 @@ log = logging.getLogger("ollamake")
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run_snakemake(arguments: Sequence[str], folder: Path) -> int:
+@dataclass(frozen=True)
+class Turn:
+    """The right to build in a folder: the descriptor of its lock, and whether the last one who had it was killed."""
+
+    lock: int
+    last_was_killed: bool
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[Turn]:
+    """Hold the lock of a folder, which is made if it is not there. Raises OllamakeError if another build is at work there.
+
+    Snakemake inherits the lock, so it is held as long as one of the two lives.
+    """
+    path = folder / ".snakemake/one_shot.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise OllamakeError(f"--output-dir: {folder} cannot be written to ({error}). Give another folder.") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            raise OllamakeError(
+                f"--output-dir: a build is at work in {folder} (process {owner or 'unknown'}). Wait for its end, or end it."
+            ) from None
+        was_killed = os.fstat(descriptor).st_size > 0
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield Turn(descriptor, was_killed)
+        # Not in a `finally`: what did not come to its end is to be seen.
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def run_snakemake(arguments: Sequence[str], folder: Path, turn: Turn) -> int:
     """Run Snakemake in ``folder``, tell it and its jobs of signals, and return its exit code.
 
-    What it says goes where this process says things. A run of which nothing was left but Snakemake's lock, since it was
-    killed, is gone on with. Raises OllamakeError if another one is at work there.
+    What it says goes where this process says things. A build that was killed leaves Snakemake's lock behind, which is taken
+    away.
     """
-    with _alone(folder / ".snakemake/one_shot.lock") as (lock, was_killed):
-        if was_killed and any((folder / ".snakemake/locks").glob("*")):
-            log.info("An earlier run was killed here; finished files are kept, and the build goes on.")
-            code = _run([*arguments, "--unlock"], folder, lock)
-            if code:
-                return code
-        return _run(arguments, folder, lock)
+    if turn.last_was_killed and any((folder / ".snakemake/locks").glob("*")):
+        log.info("An earlier run was killed here; finished files are kept, and the build goes on.")
+        code = _run([*arguments, "--unlock"], folder, turn.lock)
+        if code:
+            return code
+    return _run(arguments, folder, turn.lock)
 
 
 def run_dry(arguments: Sequence[str], folder: Path) -> int:
@@ -74,33 +112,6 @@ def _run(arguments: Sequence[str], folder: Path, lock: int | None) -> int:
         for number in heard:
             signal.signal(number, before[number])
     return code if code >= 0 else 128 - code
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[tuple[int, bool]]:
-    """Hold the lock of a folder; yield its descriptor, and whether the last one who held it was killed.
-
-    The child inherits the descriptor, so the lock is held as long as one of the two lives.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-            raise OllamakeError(
-                f"--output-dir: a build is at work in {path.parent.parent} (process {owner or 'unknown'}). Wait for its end, or"
-                " end it."
-            ) from None
-        was_killed = os.fstat(descriptor).st_size > 0
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield descriptor, was_killed
-        # Not in a `finally`: what did not come to its end is to be seen.
-        os.ftruncate(descriptor, 0)
-    finally:
-        os.close(descriptor)
 
 
 def _environment() -> dict[str, str]:

@@ -25,7 +25,7 @@ from ollamake.errors import OllamakeError
 from ollamake.one_shot_base import find_base
 from ollamake.one_shot_configuration import built_programs, model_key
 from ollamake.one_shot_file import read_file, rendered
-from ollamake.one_shot_run import run_snakemake
+from ollamake.one_shot_run import Turn, alone_in
 from ollamake.one_shot_spelling import quantizations_of
 
 REPOSITORY = Path(__file__).parents[2]
@@ -197,7 +197,7 @@ class Work:
         monkeypatch.setattr(one_shot_build, "run_dry", self._run)
         monkeypatch.setattr(one_shot_build, "built_programs", lambda _folder: {})
 
-    def _run(self, arguments: list[str], folder: Path) -> int:
+    def _run(self, arguments: list[str], folder: Path, turn: Turn | None = None) -> int:
         self.runs.append((arguments, folder))
         self.configured = load_configfile(arguments[-1])
         return self.code
@@ -422,6 +422,44 @@ def test_the_smallest_edit_counts(work: Work, old: str, new: str) -> None:
     assert "was edited" in work.refused("--system", "B")
 
 
+def test_a_configuration_is_not_changed_under_a_build(work: Work) -> None:
+    work.call("--system", "A")
+    with alone_in(work.file.parent):
+        assert "a build is at work in" in work.refused("--system", "B")
+        work.call("--dry-run", "--system", "B")
+    assert work.model().system == "A"
+
+
+def test_an_output_that_cannot_be_one(work: Work) -> None:
+    work.file.parent.write_text("")
+    assert "--output-dir" in work.refused()
+    assert "is a file" in work.refused("--dry-run")
+    work.file.parent.unlink()
+    work.file.parent.mkdir()
+    (work.file.parent / ".snakemake").write_text("")
+    message = work.refused()
+    assert f"--output-dir: {work.file.parent} cannot be written to" in message
+
+
+def test_what_defaults_say_in_an_edited_file(work: Work) -> None:
+    work.call()
+    text = f"models: {{mine: {{adapter: {work.adapter}}}}}\ndefaults: {{base: /not/here, quantizations: [Q8_0]}}\n"
+    work.file.write_text(text, encoding="utf-8")
+    work.call()
+    assert work.file.read_text(encoding="utf-8") == text
+    work.file.write_text(text.replace("defaults: {", "defaults: {system: x, "), encoding="utf-8")
+    assert "models.mine.ollama.system: nothing there, 'S' by the arguments" in work.refused("--system", "S")
+
+
+def test_a_base_that_was_moved(work: Work) -> None:
+    work.call()
+    work.base.rename(work.folder / "runs/base")
+    work.call()
+    assert work.model().base == str(work.folder / "runs/base")
+    (work.folder / "runs/base").rename(work.folder / "elsewhere")
+    assert "names 'base'" in work.refused()
+
+
 def test_keys_that_the_user_added_are_used(work: Work) -> None:
     work.call()
     edit(work, "    quantizations: [Q4_K_M]", "    imatrix: {text: [t.txt]}\n    quantizations: [IQ2_XS]")
@@ -547,6 +585,20 @@ sys.exit(3)
 """
 
 
+PARENT = """
+import sys
+from pathlib import Path
+from ollamake.errors import run
+from ollamake.one_shot_run import alone_in, run_snakemake
+def main():
+    folder = Path(sys.argv[1])
+    with alone_in(folder) as turn:
+        code = run_snakemake(["all"], folder, turn)
+    sys.exit(code)
+run(main)
+"""
+
+
 @pytest.fixture
 def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     """Return a function that starts a process which runs the stand-in in tmp_path/out."""
@@ -555,17 +607,13 @@ def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     (package / "__init__.py").touch()
     (package / "__main__.py").write_text(CHILD)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(package.parent), str(REPOSITORY / "scripts")]))
-    code = (
-        "import sys; from pathlib import Path; from ollamake.errors import run; from ollamake.one_shot_run import run_snakemake\n"
-        f"run(lambda: sys.exit(run_snakemake(['all'], Path({str(tmp_path / 'out')!r}))))"
-    )
     (tmp_path / "out").mkdir()
     started: list[subprocess.Popen[str]] = []
 
     def start() -> subprocess.Popen[str]:
         (tmp_path / "out/called").unlink(missing_ok=True)
         process = subprocess.Popen(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", PARENT, str(tmp_path / "out")],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -630,16 +678,21 @@ def test_signals_reach_snakemake_and_its_jobs_once(
     assert (tmp_path / "out/.snakemake/one_shot.lock").read_bytes() == b""
 
 
+def enter(folder: Path) -> None:
+    with alone_in(folder):
+        pytest.fail("the lock was to be had")
+
+
 def test_one_build_at_a_time_and_on_after_a_kill(tmp_path: Path, child: Callable[[], subprocess.Popen[str]]) -> None:
     first = child()
     stand_in, job = pids(tmp_path)
     with pytest.raises(OllamakeError, match=rf"a build is at work in .*out \(process {first.pid}\)"):
-        run_snakemake([], tmp_path / "out")
+        enter(tmp_path / "out")
     first.kill()
     first.wait()
     # Snakemake is still at work.
     with pytest.raises(OllamakeError, match="a build is at work"):
-        run_snakemake([], tmp_path / "out")
+        enter(tmp_path / "out")
     for pid in (stand_in, job):
         kill(pid)
         wait_for(lambda pid=pid: not is_running(pid))
