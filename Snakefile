@@ -1,8 +1,7 @@
-"""ollamake: from a base model and a PEFT adapter to quantized models that Ollama serves.
+"""ollamake: from a base model and a PEFT adapter to quantized models that Ollama serves, as config/config.yaml says.
 
-    snakemake --cores 1 all     build what is missing or outdated
-    snakemake -n all            say what would be built, and why
-What is built stands in config/config.yaml or a file given with --configfile; see config/README.md.
+snakemake --cores 1 all     build what is missing or outdated
+snakemake -n all            say what would be built, and why
 """
 
 from snakemake.utils import min_version

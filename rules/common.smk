@@ -1093,6 +1093,7 @@ def check_spec(wildcards):
         disk_gib=CONFIG.hardware["disk_gib"],
         jobs_run_here=workflow.local_exec,
         **({"rag": {"file": model.rag.file, "keys": keys_of_rag(model.rag)}} if model.rag else {}),
+        shapes=SHIPPED_SHAPES,
     )
 
 
@@ -1339,12 +1340,13 @@ def say_how_to_chat():
     chat = os.path.relpath(os.path.join(workflow.basedir, "scripts/chat.py"))
     for name, model in CONFIG.models.items():
         for kind, file in (
+            ("inputs", f"results/{name}/inputs.json"),
             *[("merge", f"results/{name}/merge_report.json")] * (name not in ADAPTER_ONLY),
             ("template", TEMPLATE_CHECK.format(model=name)),
             *[("answers", f"results/{name}/answers.verdict.json")] * bool(model.answers.questions),
         ):
             for warning in (
-                json.loads(Path(file).read_text(encoding="utf-8"))["warnings"] if os.path.exists(file) else []
+                json.loads(Path(file).read_text(encoding="utf-8")).get("warnings", []) if os.path.exists(file) else []
             ):
                 print(f"\n{name}, warning of its {kind}: {warning}", file=sys.stderr)
         if os.path.exists(PLAN.format(model=name)) and not model.is_derived:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,9 @@ from ollamake.quality_configuration import (
     score_limit,
 )
 from ollamake.quantization_types import UNQUANTIZED
-from ollamake.served_base import with_served_bases
 from ollamake.rag_configuration import RagConfiguration, rag_of, refuse_shared_keys
+from ollamake.served_base import with_served_bases
+from ollamake.shared_names import refuse_shared_names
 from ollamake.source_files import is_hub_id
 
 AUTO = "auto"
@@ -157,7 +158,7 @@ def read_configuration(raw: Mapping[str, Any], schema_file: Path) -> Configurati
     dtype = filled["merge"]["dtype"]
     models = {name: _model(name, model, dtype) for name, model in filled["models"].items()}
     models = with_bases(with_served_bases(models, lambda model: _base_of(model, registered=False)))
-    _refuse_shared_names(models.values())
+    refuse_shared_names(models.values())
     refuse_shared_keys((name, model.rag) for name, model in models.items())
     return Configuration(
         models=models,
@@ -387,17 +388,3 @@ def _alternative(base: str) -> str:
             " is here can be planned as a model of its own: give it under `models`."
         )
     return base
-
-
-def _refuse_shared_names(models: Iterable[Model]) -> None:
-    owners: dict[str, tuple[Model, str]] = {}
-    for model in models:
-        for quantization, registered in model.registered_names.items():
-            owner = f"models.{model.name} ({quantization})"
-            other, others = owners.setdefault(registered, (model, owner))
-            # Of the types that a plan may choose, one is.
-            if owner != others and not (other is model and model.is_automatic):
-                raise OllamakeError(
-                    f"{owner} and {others} would both be registered as {registered!r}."
-                    " Give one of them another `ollama.name`, or use {quant} in it."
-                )
