@@ -123,6 +123,8 @@ AWAITED = [
 BUILT = [name for name in CONFIG.models if name not in AWAITED]
 # Models that are their base's GGUF with the adapter beside it -> the model whose GGUF that is.
 ADAPTER_ONLY = {name: CONFIG.models[name].served_base for name in BUILT if CONFIG.models[name].served_base}
+# Of these, whose weights Ollama has already -> the name of the model there.
+FROM_OLLAMA = {name: CONFIG.models[name].from_ollama for name in ADAPTER_ONLY if ADAPTER_ONLY[name] == name}
 NSHARDS = {name: len(sources_of(name)[0][0]) for name in BUILT}
 MEASURED = [name for name in BUILT if CONFIG.models[name].quality.is_measured]
 CALIBRATED = [name for name in BUILT if CONFIG.models[name].calibration.is_given]
@@ -247,7 +249,7 @@ def released_unquantized(name, users):
 def quantizing(name):
     """Return the users of a model's unquantized GGUF that quantize it: the types and their importance matrix."""
     types = list(measured_types(name) if name in MEASURED else quantizations_of(name))
-    served = [quant for other, base in ADAPTER_ONLY.items() if base == name for quant in quantizations_of(other)]
+    served = [quant for other in served_beside(name) for quant in quantizations_of(other)]
     types = list(dict.fromkeys([*types, *served]))
     calibrated = CONFIG.models[name].calibration.is_given
     return [*types, *["imatrix"] * (calibrated and any(QUANTIZATION_TYPES[kind].uses_imatrix for kind in types))]
@@ -534,8 +536,9 @@ def record_served(wildcards):
 
 
 def unquantized_record(wildcards):
-    """Return the record of the unquantized GGUF whose tokenizer a registered model has."""
-    return of_weights(WEIGHTS_RECORD, wildcards.model, "unquantized")
+    """Return the record of the GGUF whose tokenizer a registered model has: the unquantized one, or Ollama's."""
+    (kind,) = CONFIG.models[wildcards.model].quantizations if wildcards.model in FROM_OLLAMA else ["unquantized"]
+    return of_weights(WEIGHTS_RECORD, wildcards.model, kind)
 
 
 def adapter_served(wildcards):
@@ -548,9 +551,14 @@ def adapter_record(wildcards):
     return ADAPTER_RECORD.format(model=wildcards.model) if wildcards.model in ADAPTER_ONLY else []
 
 
+def served_beside(name):
+    """Return the models that are served as adapters beside the GGUFs that are built of a base."""
+    return [other for other, base in ADAPTER_ONLY.items() if base == name and other not in FROM_OLLAMA]
+
+
 def served_types(name):
     """Return the types of a base that models which are served as adapters use; `auto` for one that a plan chooses."""
-    models = [CONFIG.models[other] for other, base in ADAPTER_ONLY.items() if base == name]
+    models = [CONFIG.models[other] for other in served_beside(name)]
     return sorted({quant for model in models for quant in [AUTO] * model.is_automatic + list(model.quantizations)})
 
 

@@ -105,7 +105,9 @@ class Model:
     """Whether the plan gives `num_ctx`."""
     serves_adapter: bool = False
     served_base: str | None = None
-    """Name of the model without adapter whose GGUFs are used where `serves_adapter`."""
+    """Name of the model without adapter whose GGUFs are used where `serves_adapter`; its own, if Ollama has them."""
+    from_ollama: str | None = None
+    """Name of the model in Ollama whose weights are used where `serves_adapter`, if it is one."""
 
 
 @dataclass(frozen=True)
@@ -338,6 +340,7 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
         is_automatic=automatic,
         plans_num_ctx=plans_num_ctx,
         serves_adapter=filled["serve"] == "adapter" and bool(adapters),
+        from_ollama=ollama["from"],
     )
 
 
