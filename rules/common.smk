@@ -306,9 +306,7 @@ RAG_CONFIGS = [RAG_CONFIG.format(model=name) for name in BUILT if CONFIG.models[
 
 
 # Pages for the report, of the models that are registered for themselves and not for a comparison.
-OVERVIEWS = [
-    f"results/{name}/overview.html" for name in BUILT if not CONFIG.models[name].is_derived and name not in ADAPTER_ONLY
-]
+OVERVIEWS = [f"results/{name}/overview.html" for name in BUILT if not CONFIG.models[name].is_derived]
 PAGES = (
     [f"results/{name}/plan.html" for name in BUILT if name in PLANNED]
     + [f"results/{name}/quality.html" for name in MEASURED]
@@ -942,9 +940,15 @@ CATEGORIES = {"plan": "2 Plan", "quality": "4 Quality", "answers": "5 Answers"}
 
 
 def gguf_records(wildcards):
-    """Return the records of a model's GGUFs, the unquantized one first."""
-    quants = ["unquantized", *quantizations_of(wildcards.model)]
-    return expand("results/{model}/gguf/{model}.{quant}.json", model=wildcards.model, quant=quants)
+    """Return the records of the GGUFs that a model is registered with, that which its tokenizer is read of first."""
+    quantized = [of_weights(WEIGHTS_RECORD, wildcards.model, quant) for quant in quantizations_of(wildcards.model)]
+    return [unquantized_record(wildcards), *quantized]
+
+
+def merge_report_shown(wildcards):
+    """Return the report of the merge that a model's weights come from; nothing where Ollama had them already."""
+    owner = ADAPTER_ONLY.get(wildcards.model, wildcards.model)
+    return [] if wildcards.model in FROM_OLLAMA else f"results/{owner}/merge_report.json"
 
 
 def markers_of_model(wildcards):
@@ -971,14 +975,14 @@ def imatrix_if_computed(wildcards):
 
 
 def pages_of_answers(wildcards):
-    """Return the pages that show a model's answers; one that is served as an adapter has no overview, which shows a merge."""
-    shown = ["answers"] + ["overview"] * (wildcards.model not in ADAPTER_ONLY)
-    return ancient(expand("results/{model}/{page}.html", model=wildcards.model, page=shown))
+    """Return the pages that show a model's answers."""
+    return ancient(expand("results/{model}/{page}.html", model=wildcards.model, page=["answers", "overview"]))
 
 
 def pictures_of_overview(wildcards):
     """Return the pictures of a model's overview."""
-    drawn = ["plan", "merge_report"] + ["quality"] * (wildcards.model in MEASURED)
+    drawn = ["plan"] + ["merge_report"] * (wildcards.model not in ADAPTER_ONLY)
+    drawn += ["quality"] * (wildcards.model in MEASURED)
     return expand("results/{model}/{name}.svg", model=wildcards.model, name=drawn)
 
 
@@ -1059,7 +1063,8 @@ def memory_spec(wildcards):
     # Where hardware is given it does not matter where the server is, nor which of this machine's it is.
     host = server_elsewhere() if gpus is None else None
     imatrix = CONFIG.models[wildcards.model].calibration.is_given
-    return spec(asked=CONFIG.asked, hardware=hardware, host=host, left_out=left_out, imatrix=imatrix)
+    served = {"serves_adapter": True} if wildcards.model in ADAPTER_ONLY else {}
+    return spec(asked=CONFIG.asked, hardware=hardware, host=host, left_out=left_out, imatrix=imatrix, **served)
 
 
 def texts_spec(model):

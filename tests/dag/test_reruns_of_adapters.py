@@ -129,12 +129,12 @@ def test_a_prompt(adapter: Build) -> None:
 
 
 def test_questions_that_it_is_asked(adapter: Build) -> None:
-    """Neither the questions nor the pages that show the answers have anything merged."""
+    """Neither the questions nor the pages that show the answers want anything merged with the adapter."""
     (adapter.folder / "q.jsonl").write_text('{"question": "a", "expect": "b"}\n', "utf-8")
     adapter.model()["answers"] = {"questions": "q.jsonl"}
     jobs = dict.fromkeys(("check_inputs", "ask_questions", "compare_answers", "check_answers"), 1)
     assert adapter.planned() == jobs
-    assert adapter.planned_pages() == {"write_page": 1}
+    assert adapter.planned_pages() == {"write_overview": 1, "write_page": 1}
 
 
 def test_merged_after_all(adapter: Build) -> None:

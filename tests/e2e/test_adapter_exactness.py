@@ -31,6 +31,7 @@ from ollamake.checkpoint import read_checkpoint
 from ollamake.demo_base import save_tokenizer, train_tokenizer
 from ollamake.errors import OllamakeError
 from ollamake.gguf_conversion import convert
+from ollamake.ghost_measurement import adapter_bytes
 from ollamake.merge_plan import plan_merge
 from ollamake.same_base import require_same_base
 
@@ -251,8 +252,12 @@ def test_llama_cpp_computes_with_it(tmp_path: Path, family: str, llama_cpp: Call
         with model.disable_adapter():
             base = torch.log_softmax(model(torch.tensor([PROMPT])).logits[0, -1].double(), 0)
     program = llama_cpp("llama-server")
-    with serving(program, tmp_path, "--lora", str(tmp_path / "a.gguf")) as address:
+    with serving(program, tmp_path, "-lv", "4", "--lora", str(tmp_path / "a.gguf")) as address:
         found = logprobs(address)
+    # What the plan counts for it is what llama.cpp says that it takes.
+    taken = re.findall(r"LoRA buffer size = *([0-9.]+) MiB", (tmp_path / "serve.log").read_text(errors="replace"))
+    counted = adapter_bytes(json.loads((tmp_path / "plan.json").read_text("utf-8")))
+    assert sum(map(float, taken)) == pytest.approx(counted / 2**20, abs=0.006)
     with serving(program, tmp_path) as address:
         without = logprobs(address)
     error = max(abs(value - float(expected[token])) for token, value in found.items())
