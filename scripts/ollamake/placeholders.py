@@ -24,7 +24,7 @@ def require_no_placeholders(config: Mapping[str, Any], first: str = "") -> None:
         return
     found = "\n    ".join(left)
     raise OllamakeError(
-        f"{first}{' ' if first else ''}The configuration has placeholders of an example:\n    {found}\n"
+        f"{first}{chr(10) if first else ''}The configuration has placeholders of an example:\n    {found}\n"
         "Put paths of your own in their place, and leave out what you do not need (imatrix, quality, answers, rag)."
     )
 
