@@ -173,6 +173,13 @@ def test_it_is_read_and_opens_with_what_one_must_know(example: Example) -> None:
     assert len(example.text.splitlines()) < 45
 
 
+def test_the_readme_has_them_all() -> None:
+    """Its table of examples names these files and no others."""
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\(config/examples/(\S+\.yaml)\)", readme))
+    assert named == {file.name for file in EXAMPLES}
+
+
 def test_it_builds_with_inputs(example: Example, with_inputs: Path, tools: Path) -> None:
     assert placeholders(yaml.safe_load(with_inputs.read_text(encoding="utf-8"))) == []
     code, printed = run(with_inputs.parent, "-n", "all", "--configfile", with_inputs.name, tools)
