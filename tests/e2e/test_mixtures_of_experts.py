@@ -30,6 +30,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from ollamake.conversations import LONG_TEXT
 from ollamake.create_request import request_of_marker
 from ollamake.demo_base import save_tokenizer
 from ollamake.demo_text import SPECIAL_TOKENS, train_tokenizer
@@ -210,7 +211,8 @@ def built(llama_cpp: Callable[[str], Path], server: str, tmp_path_factory: pytes
     for program in ("llama-quantize", "llama-tokenize", "llama-fit-params"):
         llama_cpp(program)
     folder = tmp_path_factory.mktemp("mixtures")
-    tokenizer = train_tokenizer(["road design", "道路設計"])
+    # It knows the long conversation of the check of the prompts, which then takes few tokens.
+    tokenizer = train_tokenizer(["road design", "道路設計", LONG_TEXT])
     models = {}
     for mixture in MIXTURES:
         mixture.folder = folder
