@@ -33,6 +33,7 @@ from ollamake.llama_cpp_programs import find_converter, find_program, program_id
 from ollamake.llama_cpp_source import VERSION as LLAMA_CPP_VERSION
 from ollamake.memory_plan import is_here
 from ollamake.ollama_server import OllamaServer
+from ollamake.placeholders import require_no_placeholders
 from ollamake.planned_quantization import quantization_of_plan
 from ollamake.quantization_types import QUANTIZATION_TYPES
 from ollamake.rag_state import undone
@@ -96,12 +97,15 @@ def sources_of(name):
     """Return (weights, small files) of a model's base, then of each of its adapters, as paths."""
     model = CONFIG.models[name]
     if name in AWAITED:
-        raise WorkflowError(
+        absent = (
             f"models.{name}.base: the folder {model.base!r} does not exist (looked from {os.getcwd()}). It must be the folder of the"
             " base model, with config.json and .safetensors (or .bin) files. If it is meant as an id on the Hugging Face hub:"
             f" download it (`hf download {model.base.partition('@')[0]} --local-dir FOLDER`) and name the folder; what fits can be"
             " planned before: snakemake --cores 1 plan."
         )
+        or_one_message(require_no_placeholders, config, absent)
+        raise WorkflowError(absent)
+    or_one_message(require_no_placeholders, config)
     folders = [("base", model.base)] + [("adapter", adapter.path) for adapter in model.adapters]
     return [
         MADE_HERE.get(folder) or or_one_message(source_files, kind, folder, f"models.{name}.{kind}")

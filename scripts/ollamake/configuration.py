@@ -20,6 +20,7 @@ from ollamake.errors import OllamakeError
 from ollamake.hardware import checked_settings
 from ollamake.ollama_name import registered_name
 from ollamake.ollama_parameters import checked_parameters
+from ollamake.placeholders import is_missing
 from ollamake.published_quality import CANDIDATES
 from ollamake.quality_configuration import (
     NOT_MEASURED,
@@ -284,7 +285,7 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
             " for example `base: /data/Qwen2.5-32B-Instruct`."
         )
     answers, ollama = filled["answers"], filled["ollama"]
-    if answers["questions"] and not Path(answers["questions"]).expanduser().is_file():
+    if answers["questions"] and is_missing(answers["questions"]):
         raise OllamakeError(
             f"{key}.answers.questions: there is no file {answers['questions']}. Expected one with a question a line;"
             " paths are relative to where Snakemake runs."

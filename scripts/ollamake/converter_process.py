@@ -7,6 +7,7 @@ pre-tokenizers, so that the converter finds the modules of its own tree.
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -15,6 +16,10 @@ from typing import Any
 
 REFUSAL = "ollamake: "
 """What a line that says why nothing was converted begins with."""
+
+_UNKNOWN_TENSOR = re.compile(r"Can not map tensor '([^']+)'")
+"""conversion/base.py of llama.cpp's tree."""
+_STACKED_EXPERTS = re.compile(r"\.experts\.(gate_up_proj|down_proj)(\.weight)?$")
 
 
 def run_converter(
@@ -44,6 +49,22 @@ def run_converter(
         )
     except NotImplementedError as error:
         sys.exit(f"{REFUSAL}llama.cpp's converter cannot convert {named or checkpoint}: {error}".replace("\n", " "))
+    except ValueError as error:
+        if unknown := _UNKNOWN_TENSOR.search(str(error)):
+            sys.exit(f"{REFUSAL}{_unknown_tensor(unknown[1], named or str(checkpoint))}")
+        raise
+
+
+def _unknown_tensor(tensor: str, model: str) -> str:
+    said = f"llama.cpp's converter cannot convert {model}: of its architecture it knows no tensor {tensor}."
+    if not _STACKED_EXPERTS.search(tensor):
+        return said
+    return (
+        f"{said} All experts of a layer are one tensor there, as transformers 5 has them in memory; llama.cpp expects each"
+        " expert's matrices by themselves. Give the base as it was published; the adapter fits it as it is. Or let transformers"
+        " write it so: model = AutoModelForCausalLM.from_pretrained(BASE); model._weight_conversions = None;"
+        " model.save_pretrained(FOLDER)"
+    )
 
 
 def _teach_pre_tokenizer(checkpoint: Path) -> None:

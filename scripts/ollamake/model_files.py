@@ -26,6 +26,7 @@ TEMPLATE_FILE = "chat_template.jinja"
 _NOT_TOKENIZER = ("config.json", "generation_config.json", TEMPLATE_FILE, "chat_template.json")
 _TOKENIZER = tuple(name for name in MODEL_FILES if name not in _NOT_TOKENIZER)
 _ENDS = ("bos_token", "eos_token", "add_bos_token", "add_eos_token")
+_NO_BOS_UNLESS_NAMED = ("PreTrainedTokenizerFast", "TokenizersBackend")
 _DTYPE_NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 
 
@@ -49,7 +50,7 @@ def write_model_files(base: Path, adapters: Sequence[Path], plan: Mapping[str, A
     if "tokenizer_config.json" in contents:
         trained = next((folder for folder in (*adapters, base) if _template_of(folder) is not None), tokenizer)
         config = _without_template(contents["tokenizer_config.json"])
-        contents["tokenizer_config.json"] = _as_trained(config, trained, tokenizer)
+        contents["tokenizer_config.json"] = _without_bos(_as_trained(config, trained, tokenizer), tokenizer)
     if template is not None:
         contents[TEMPLATE_FILE] = template.encode("utf-8")
     _remove_earlier(manifest.parent, contents.keys())
@@ -188,6 +189,29 @@ def _as_trained(content: bytes, trained: Path, tokenizer: Path) -> bytes:
         return content
     log.info("%s: taken from %s, which has the chat template", ", ".join(said), trained)
     return _as_json(config | said)
+
+
+def _without_bos(content: bytes, tokenizer: Path) -> bytes:
+    """Return a tokenizer_config.json that says that nothing is put before a text, where there is no BOS to put there.
+
+    Qwen's own tokenizers say so, others do not. Without it the GGUF does not say so either, and Ollama up to 0.29 then puts
+    token 0 before every prompt of some families that it runs itself (0.17.4: model/models/qwen3/model.go, for one).
+    """
+    config = json.loads(content)
+    if config.get("add_bos_token") is not None or not (tokenizer / "tokenizer.json").is_file():
+        return content
+    unnamed = None if config.get("tokenizer_class") in _NO_BOS_UNLESS_NAMED else "the default of its class"
+    if config.get("bos_token", unnamed) is not None:
+        return content
+    special = tokenizer / "special_tokens_map.json"
+    if special.is_file() and _read_json(special).get("bos_token") is not None:
+        return content
+    processor = _read_json(tokenizer / "tokenizer.json").get("post_processor") or {}
+    steps = processor.get("processors", [processor])
+    # A template says itself what is put where; with `add_bos_token` given, transformers 5 would write another one in its place.
+    if any(step.get("type", "ByteLevel") != "ByteLevel" for step in steps):
+        return content
+    return _as_json(config | {"add_bos_token": False})
 
 
 def _remove_earlier(folder: Path, produced: Any) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ollamake.errors import OllamakeError
+from ollamake.placeholders import is_missing
 from ollamake.quantization_types import QUANTIZATION_TYPES
 
 BEFORE_REGISTRATION = ("max_kld_mean", "max_kld_p99", "max_ppl_ratio", "min_top1")
@@ -141,7 +142,7 @@ def _domain_text(given: Mapping[str, Any], key: str) -> DomainText:
     }
     for kind, named in files.items():
         for file in named:
-            if not Path(file).is_file():
+            if is_missing(file):
                 raise OllamakeError(
                     f"{key}.{kind}: there is no file {file}. Paths are relative to where Snakemake runs."
                 )

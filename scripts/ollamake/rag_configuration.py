@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ollamake.errors import OllamakeError
+from ollamake.placeholders import is_missing
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def rag_of(filled: Mapping[str, Any], key: str, quantizations: Sequence[str]) ->
     if given is None:
         return None
     file = os.path.normpath(Path(given["file"]).expanduser())
-    if not Path(file).is_file():
+    if is_missing(file):
         raise OllamakeError(
             f"{key}.file: there is no file {file}. Expected the YAML that the application reads; paths are relative to where"
             " Snakemake runs."

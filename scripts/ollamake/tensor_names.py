@@ -103,6 +103,8 @@ class TensorNames:
         ``name`` is that of a parameter, or of an adapter's tensor beneath a module.
         """
         said = f"{name.removesuffix('.weight')}: the base has no such tensor"
+        if stacked := self._stack_of(name):
+            return f"{said}; it has all experts of the layer in {stacked}. Give it as published, with each expert by itself"
         not_followed = self._not_followed if self._converted is not None else {}
         how = next((how for module, how in not_followed.items() if f".{module}." in f".{name}."), None)
         if how is None:
@@ -111,6 +113,15 @@ class TensorNames:
             f"{said}; transformers makes it {how}, which ollamake does not follow. Merge with peft's"
             " merge_and_unload() and give the result as `base`, without an adapter"
         )
+
+    def _stack_of(self, name: str) -> str | None:
+        """Return a stored tensor that holds all experts of a layer, if ``name`` is of one of them."""
+        single = re.match(r"(.*\.)[^.]+\.experts\.\d+\.", name)
+        if single is None:
+            return None
+        layer = _core(single[1])
+        stacks = (one for one, entry in self._entries.items() if ".experts." in one and len(entry.shape) == 3)
+        return next((one for one in stacks if _core(one).startswith(layer)), None)
 
     def find_stored(self, name: str) -> str | None:
         """Return the stored tensor that is the parameter ``name``, without asking transformers for its conversions."""

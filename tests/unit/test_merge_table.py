@@ -25,6 +25,8 @@ from peft import (
 )
 from small_models import EMBEDDINGS, EXPERTS, FAMILIES, HEADS, load_base, logits_of, lora, random_model, save_adapter
 
+from ollamake.errors import OllamakeError
+
 LINEAR = {"gpt2": ["c_attn", "mlp.c_proj"], "gpt-neox": ["query_key_value", "dense_4h_to_h"],
           "falcon": ["query_key_value", "dense_4h_to_h"], "phi3": ["qkv_proj", "down_proj"],
           "deepseek-v3": ["o_proj", "kv_b_proj"], "gptj": ["q_proj", "out_proj"], "biogpt": ["q_proj", "out_proj"],
@@ -233,6 +235,26 @@ def test_experts_trained_one_by_one(
         exact = before[f"{name}.weight"].double() + 2 * (b @ a)
         operands = before[f"{name}.weight"].double().abs() + 2 * (b.abs() @ a.abs())
         assert_rounded_once(ours[f"{name}.weight"], exact, name, operands)
+
+
+@pytest.mark.parametrize(
+    ("family", "module"), [("mixtral", "block_sparse_moe.experts.0.w1"), ("qwen3-moe", "mlp.experts.0.up_proj")]
+)
+def test_single_experts_where_the_base_has_them_in_one_tensor(tmp_path: Path, family: str, module: str) -> None:
+    """As transformers 5 saves a base with save_original_format=False: the message says which base it takes."""
+    from safetensors.torch import save_file
+
+    random_model(family, torch.float32, False).save_pretrained(tmp_path / "base", save_original_format=False)
+    name = f"base_model.model.model.layers.1.{module}"
+    (tmp_path / "adapter").mkdir()
+    save_file(
+        {f"{name}.lora_A.weight": torch.ones(4, 64), f"{name}.lora_B.weight": torch.ones(24, 4)},
+        tmp_path / "adapter/adapter_model.safetensors",
+    )
+    LoraConfig(r=4, target_modules=[module.rpartition(".")[2]]).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(OllamakeError, match=r"layers\.1\.mlp\.experts\.\w+_proj\. Give it as published") as refused:
+        merge_checkpoint(tmp_path / "base", [tmp_path / "adapter"], tmp_path / "merged")
+    assert f"model.layers.1.{module}: the base has no such tensor; it has all experts" in str(refused.value)
 
 
 def test_a_parameter_with_one_expert(tmp_path: Path) -> None:

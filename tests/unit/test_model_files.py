@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoTokenizer, Qwen2ForCausalLM
 
 from ollamake.checkpoint import read_checkpoint
 from ollamake.demo_base import save_tokenizer
@@ -75,6 +75,46 @@ def test_the_ends_of_texts_are_those_of_training(base: Path, tmp_path: Path) -> 
     assert write(base, adapter, tmp_path / "merged")["tokenizer"] == "base"
     merged = json.loads((tmp_path / "merged/tokenizer_config.json").read_text())
     assert (merged["eos_token"], merged["add_bos_token"]) == ("<|im_end|>", False)
+
+
+ADDS_EOS = {
+    "type": "TemplateProcessing",
+    "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<|im_end|>", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+    "special_tokens": {"<|im_end|>": {"id": "<|im_end|>", "ids": [2], "tokens": ["<|im_end|>"]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "special", "processor", "said"),
+    [
+        ({}, {}, None, False),
+        ({"bos_token": None, "tokenizer_class": "Qwen2Tokenizer"}, {}, None, False),
+        ({"bos_token": None, "add_bos_token": True}, {}, None, True),
+        ({"bos_token": "<|im_start|>"}, {}, None, None),
+        ({"tokenizer_class": "LlamaTokenizer"}, {}, None, None),
+        ({}, {"bos_token": "<|im_start|>"}, None, None),
+        ({}, {}, ADDS_EOS, None),
+    ],
+    ids=["generic", "null", "said", "a BOS", "of its class", "a BOS elsewhere", "a template of its own"],
+)
+def test_that_there_is_no_bos_is_said(
+    base: Path, tmp_path: Path, config: dict[str, Any], special: dict[str, Any], processor: Any, said: bool | None
+) -> None:
+    """Where nothing says so, Ollama may put token 0 before each prompt; texts become the same tokens as before."""
+    file, definition = base / "tokenizer_config.json", json.loads((base / "tokenizer.json").read_text())
+    file.write_text(json.dumps(json.loads(file.read_text()) | config))
+    if processor is not None:
+        (base / "tokenizer.json").write_text(json.dumps(definition | {"post_processor": processor}))
+    if special:
+        (base / "special_tokens_map.json").write_text(json.dumps(special))
+    write(base, None, tmp_path / "merged")
+    merged = json.loads((tmp_path / "merged/tokenizer_config.json").read_text())
+    assert merged.get("add_bos_token") == said
+    if said is not True:
+        text = "base of a road<|im_end|>\n"
+        ids = [AutoTokenizer.from_pretrained(folder)(text)["input_ids"] for folder in (base, tmp_path / "merged")]
+        assert ids[0] == ids[1]
 
 
 def test_another_vocabulary_comes_from_the_adapter(base: Path, tmp_path: Path) -> None:
