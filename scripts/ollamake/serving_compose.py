@@ -104,7 +104,7 @@ def places_to_mount(paths: Sequence[str], beside: Path) -> dict[str, str]:
         places.append(os.path.normpath(_above(folder, climbed)))
     mounts = {
         os.path.normpath(PurePosixPath(_INSIDE) / place): place
-        if os.path.isabs(place)
+        if Path(place).is_absolute()
         else os.path.relpath(place, beside)
         for place in sorted(places)
     }
@@ -126,7 +126,7 @@ def _common(devices: int, port: int, mounted: Mapping[str, str], test: Sequence[
         "volumes": [
             {
                 "type": "bind",
-                "source": place if os.path.isabs(place) or place.startswith("..") else f"./{place}",
+                "source": place,
                 "target": inside,
                 "read_only": True,
                 "bind": {"create_host_path": False},

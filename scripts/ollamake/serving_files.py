@@ -60,8 +60,8 @@ class Sources:
 def write_serving_files(sources: Sources, plan: Mapping[str, Any], output: Path) -> dict[str, Any]:
     """Write vllm.yaml, compose.yaml and tokenizer_config.json beside ``output``, the record, and return that.
 
-    ``plan``: plan.json. Raises OllamakeError where vLLM cannot serve the checkpoint; where TGI cannot, there is no service for it and the
-    record says why.
+    ``plan``: plan.json. Raises OllamakeError where vLLM cannot serve the checkpoint; where TGI cannot, there is no service
+    for it, and the record says why.
     """
     folder = output.parent
     served = _served(sources)
@@ -86,7 +86,7 @@ def write_serving_files(sources: Sources, plan: Mapping[str, Any], output: Path)
     write_text(config_file, vllm_yaml(arguments, [*_for_vllm(sources, config_file), "", *header]))
     write_text(folder / "compose.yaml", compose_yaml(services, [*_for_compose(folder, no_tgi), "", *header]))
     write_json(tokenizer_config, _with_template(sources.merged))
-    warnings = [sentence for sentence in room.sentences[1:]]
+    warnings = list(room.sentences[1:])
     if room.fits is False:
         warnings.insert(0, room.sentences[0])
     for sentence in (*room.sentences, *([f"no service for TGI: {'; '.join(no_tgi)}"] if no_tgi else [])):
@@ -171,8 +171,8 @@ def _about(sources: Sources, served: Served, room: Room, config: Mapping[str, An
     ]
     if room.utilization is not None:
         lines.append(
-            f"Memory: {room.utilization:.0%} of each GPU, which leaves plan.margin_gib and 500 MiB for the driver. What a server takes"
-            " beside weights and KV cache is an estimate."
+            f"Memory: {room.utilization:.0%} of each GPU, which leaves plan.margin_gib and 500 MiB for the driver. What a"
+            " server takes beside weights and KV cache is an estimate."
         )
     lines.append(f"Computed in {served.dtype}: {why}.")
     if served.dtype == "float16" and sources.checkpoint != ADAPTER:

@@ -86,23 +86,20 @@ def room_for(
         return Room(devices, by_layers, utilization, target, None, (_which(target, num_ctx), *notes))
     if largest >= target:
         context = target if num_ctx else largest
-        which = _which(context, num_ctx) if num_ctx else f"{context:,} tokens: the largest that fits {name}"
-        if not num_ctx and context == memory.trained:
+        which = f"{context:,} tokens: the largest that fits {name}"
+        if num_ctx:
+            which = _which(context, num_ctx)
+        elif context == memory.trained:
             which = f"{context:,} tokens: the length the model was trained for; it fits {name}"
         return Room(devices, by_layers, utilization, context, True, (which, *notes))
     need = memory.need("f16", target)
-    lacking = math.ceil(need.kv_mib * cache_share) - free if need else -free
-    said = f"DOES NOT FIT: {target:,} tokens need {_gib(lacking)} more than {name} has ({_gib(math.floor(utilization * memory_mib))} of it)"
+    lacking = _gib((math.ceil(need.kv_mib * cache_share) if need else 0) - free)
     if largest >= _WORTH_IT:
-        notes.append(f"{target:,} tokens are asked, which need {_gib(lacking)} more than there is")
-        return Room(
-            devices,
-            by_layers,
-            utilization,
-            largest,
-            True,
-            (f"{largest:,} tokens: the largest that fits {name}", *notes),
-        )
+        notes.append(f"{target:,} tokens are asked, which need {lacking} more than there is")
+        which = f"{largest:,} tokens: the largest that fits {name}"
+        return Room(devices, by_layers, utilization, largest, True, (which, *notes))
+    has = _gib(math.floor(utilization * memory_mib))
+    said = f"{target:,} tokens DO NOT FIT: they need {lacking} more than the {has} that may be taken of {name}"
     return Room(devices, by_layers, utilization, target, False, (said, *notes))
 
 
