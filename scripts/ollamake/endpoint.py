@@ -186,7 +186,11 @@ class Endpoint:
             raise OllamakeError(
                 f"{self.url}: no answer within {self._patience:g} seconds (--timeout); the server may still be loading"
             ) from error
-        except (httpx.TransportError, httpx.InvalidURL, httpx.DecodingError) as error:
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError, httpx.DecodingError) as error:
+            raise OllamakeError(
+                f"{self.url}: the connection broke off ({error or type(error).__name__}); look at the server's log"
+            ) from error
+        except (httpx.TransportError, httpx.InvalidURL) as error:
             raise OllamakeError(
                 f"no server answers at {self.url}: {error or type(error).__name__}. Start it, or give its address in --url"
             ) from error

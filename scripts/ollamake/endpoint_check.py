@@ -46,6 +46,11 @@ class Expected:
 
 def check_endpoint(endpoint: Endpoint, expected: Expected) -> list[str]:
     """Check a server and return what was found, a sentence a check. Raises OllamakeError for the first that fails."""
+    folder = expected.tokenizer
+    if folder is not None and not folder.is_dir():
+        raise OllamakeError(
+            f"--tokenizer: there is no folder {folder}. It is that of the merged checkpoint: results/NAME/merged"
+        )
     models = endpoint.models()
     name, said = _model(endpoint, models, expected.model)
     found = [said]
@@ -66,10 +71,10 @@ def check_endpoint(endpoint: Endpoint, expected: Expected) -> list[str]:
         + (", the same text" if streamed.text == whole.text else ", another text than at once")
     )
     report(_context(endpoint.context(name, models), expected.context))
-    if expected.tokenizer is None:
+    if folder is None:
         report(f"{NOT_CHECKED}how it is prompted, as no --tokenizer is given")
     else:
-        report(_prompted(endpoint, name, messages, whole, expected.tokenizer))
+        report(_prompted(endpoint, name, messages, whole, folder))
     if expected.questions:
         report(_answered(endpoint, name, expected))
     return found
@@ -128,10 +133,6 @@ def _prompted(
     if answer.prompt_tokens is None:
         raise OllamakeError(
             f"{endpoint.url} does not count the tokens of prompts (usage.prompt_tokens): leave out --tokenizer"
-        )
-    if not folder.is_dir():
-        raise OllamakeError(
-            f"--tokenizer: there is no folder {folder}. It is the merged checkpoint's: results/NAME/merged"
         )
     template = chat_template_of(folder)
     if template is None:
