@@ -1136,6 +1136,7 @@ def check_spec(wildcards):
         disk_gib=CONFIG.hardware["disk_gib"],
         jobs_run_here=workflow.local_exec,
         **({"rag": {"file": model.rag.file, "keys": keys_of_rag(model.rag)}} if model.rag else {}),
+        **({"served_beside": True} if model.serving and "adapter" in model.serving.checkpoints else {}),
         shapes=SHIPPED_SHAPES,
     )
 

@@ -34,10 +34,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     spec = json.load(sys.stdin)
-    files = json.loads(args.model_files.read_text(encoding="utf-8"))
     merge_plan = json.loads(args.merge_plan.read_text(encoding="utf-8"))
-    merged = args.model_files.parent
-    sources = Sources(args.name, args.checkpoint, spec, merge_plan, merged, files["tokenizer"])
+    sources = Sources(args.name, args.checkpoint, spec, merge_plan, args.model_files.parent)
     write_serving_files(sources, json.loads(args.plan.read_text(encoding="utf-8")), args.output)
 
 

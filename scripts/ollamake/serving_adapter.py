@@ -6,10 +6,14 @@ and utils/adapter.py.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from ollamake.errors import OllamakeError
+from ollamake.model_files import tokenizer_owner
 from ollamake.tensor_names import EMBEDDING, HEAD
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -37,6 +41,19 @@ def largest_rank(plan: Mapping[str, Any]) -> int:
 def max_lora_rank(rank: int) -> int | None:
     """Return the smallest max-lora-rank that vLLM takes and that is not below ``rank``; None if there is none."""
     return next((allowed for allowed in RANKS if allowed >= rank), None)
+
+
+def require_served_by_vllm(name: str, plan: Mapping[str, Any], base: Path, adapter: Path) -> None:
+    """Raise OllamakeError with everything for which vLLM cannot serve the adapter of model ``name`` beside its base."""
+    reasons = refused_by_vllm(plan, json.loads((base / "config.json").read_text(encoding="utf-8")))
+    if not reasons and tokenizer_owner(base, [adapter], plan) != base:
+        reasons.append("it brings a tokenizer with other tokens than the base's, and servers have one tokenizer")
+    if reasons:
+        raise OllamakeError(
+            f"models.{name}.serving: vLLM cannot serve the adapter {adapter} beside its base:\n    "
+            + "\n    ".join(reasons)
+            + "\n  Serve the merged weights instead: `serving: {checkpoints: [merged]}`, with `serve: merged`."
+        )
 
 
 def refused_by_vllm(plan: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:

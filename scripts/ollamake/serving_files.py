@@ -14,7 +14,7 @@ from ollamake.atomic_write import write_json, write_text
 from ollamake.errors import OllamakeError
 from ollamake.generation_defaults import generation_parameters, special_tokens
 from ollamake.model_files import chat_template_of
-from ollamake.serving_adapter import largest_rank, max_lora_rank, refused_by_tgi, refused_by_vllm
+from ollamake.serving_adapter import largest_rank, max_lora_rank, refused_by_tgi, require_served_by_vllm
 from ollamake.serving_compose import TGI_IMAGE, compose_services, compose_yaml, places_to_mount, tgi_arguments
 from ollamake.serving_configuration import ADAPTER, INT8, NF4
 from ollamake.serving_memory import Room, adapter_slot_bytes, room_for
@@ -53,8 +53,6 @@ class Sources:
     merge_plan: Mapping[str, Any]
     merged: Path
     """The folder with config, tokenizer and chat template of the merged model."""
-    tokenizer: str
-    """Whose it is: "base" or "adapter"."""
 
 
 def write_serving_files(sources: Sources, plan: Mapping[str, Any], output: Path) -> dict[str, Any]:
@@ -83,7 +81,7 @@ def write_serving_files(sources: Sources, plan: Mapping[str, Any], output: Path)
     services = compose_services(
         served, room, sources.spec["port"], str(config_file), places_to_mount(read, folder), tgi
     )
-    write_text(config_file, vllm_yaml(arguments, [*_for_vllm(sources, config_file), "", *header]))
+    write_text(config_file, vllm_yaml(arguments, [*_for_vllm(sources, config_file, room.context), "", *header]))
     write_text(folder / "compose.yaml", compose_yaml(services, [*_for_compose(folder, no_tgi), "", *header]))
     write_json(tokenizer_config, _with_template(sources.merged))
     warnings = list(room.sentences[1:])
@@ -115,15 +113,7 @@ def _served(sources: Sources) -> Served:
         return Served(sources.name, checkpoint, str(folder), None, None, None, dtype, parameters)
     base, adapter = Path(spec["base"]), spec["adapter"]
     config = _read(base / "config.json")
-    reasons = refused_by_vllm(sources.merge_plan, config)
-    if sources.tokenizer == "adapter":
-        reasons.append("it brings a tokenizer with other tokens than the base's, and servers have one tokenizer")
-    if reasons:
-        raise OllamakeError(
-            f"models.{sources.name}.serving: vLLM {VERSION} cannot serve the adapter {adapter} beside its base:\n    "
-            + "\n    ".join(reasons)
-            + "\n  Serve the merged weights instead: `serving: {checkpoints: [merged]}`, with `serve: merged`."
-        )
+    require_served_by_vllm(sources.name, sources.merge_plan, base, Path(adapter))
     ours = sources.merged / "chat_template.jinja"
     differs = ours.is_file() and ours.read_bytes().decode("utf-8") != chat_template_of(base)
     rank = max_lora_rank(largest_rank(sources.merge_plan))
@@ -190,7 +180,7 @@ def _about(sources: Sources, served: Served, room: Room, config: Mapping[str, An
     return lines
 
 
-def _for_vllm(sources: Sources, file: Path) -> list[str]:
+def _for_vllm(sources: Sources, file: Path, context: int) -> list[str]:
     lines = [
         f"{sources.name} with vLLM {VERSION}, from {_WHAT[sources.checkpoint]}:",
         "",
@@ -198,16 +188,17 @@ def _for_vllm(sources: Sources, file: Path) -> list[str]:
     ]
     if sources.checkpoint in (NF4, INT8):
         lines += ["", f"after `pip install {' '.join(PLUGINS)}`: vLLM has bitsandbytes as a plugin since 0.28."]
-    return [*lines, *_check(sources)]
+    return [*lines, *_check(sources, context)]
 
 
-def _check(sources: Sources) -> list[str]:
+def _check(sources: Sources, context: int) -> list[str]:
     port, folder = sources.spec["port"], sources.merged
     return [
         "",
         "then, to see that it serves what was trained:",
         "",
-        f"    python scripts/check_endpoint.py --url http://127.0.0.1:{port}/v1 --model {sources.name} --tokenizer {folder}",
+        f"    python scripts/check_endpoint.py --url http://127.0.0.1:{port}/v1 --model {sources.name} --tokenizer {folder}"
+        f" --context {context}",
     ]
 
 

@@ -79,7 +79,7 @@ def written(checkpoint: str = "merged", gpus: Any = ONE, name: str = "m", **chan
     """Write the files of a checkpoint and return the record."""
     plan = memory_plan("m", qwen_32b(), [], spec(list(gpus)))
     merge_plan = plan_of(Path("base"), Path("adapter"))
-    sources = Sources(name, checkpoint, SPEC | changed, merge_plan, Path("results/m/merged"), "base")
+    sources = Sources(name, checkpoint, SPEC | changed, merge_plan, Path("results/m/merged"))
     return write(sources, plan, Path(f"results/m/serve/{checkpoint}/serving.json"))
 
 
@@ -237,7 +237,7 @@ def test_an_adapter_that_vllm_refuses_gets_no_file(work: Path, adapter: dict[str
     merge(**adapter)
     with pytest.raises(
         OllamakeError,
-        match=rf"(?s)models\.m\.serving: vLLM .* cannot serve the adapter adapter.*{reason}.*checkpoints: \[merged\]",
+        match=rf"(?s)models\.m\.serving: vLLM cannot serve the adapter adapter.*{reason}.*checkpoints: \[merged\]",
     ):
         written("adapter")
     assert not Path("results/m/serve/adapter").exists()
@@ -245,9 +245,12 @@ def test_an_adapter_that_vllm_refuses_gets_no_file(work: Path, adapter: dict[str
 
 
 def test_an_adapter_with_other_tokens_is_refused(work: Path) -> None:
-    sources = Sources("m", "adapter", SPEC, plan_of(Path("base"), Path("adapter")), Path("results/m/merged"), "adapter")
+    tokenizer = json.loads(Path("base/tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {token: number for token, number in vocabulary.items() if number < 160}
+    Path("adapter/tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     with pytest.raises(OllamakeError, match="brings a tokenizer with other tokens"):
-        write(sources, memory_plan("m", qwen_32b(), [], spec([])), Path("out/serving.json"))
+        written("adapter")
 
 
 def config_with(**changed: Any) -> None:
