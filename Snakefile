@@ -1,8 +1,6 @@
-"""ollamake: from a base model and a PEFT adapter to quantized models that Ollama serves, as config/config.yaml says.
+"""ollamake: from a base model and a PEFT adapter to models that Ollama serves, as config/config.yaml says.
 
-snakemake --cores 1 all     build what is missing or outdated
-snakemake -n all            say what would be built, and why
-"""
+`snakemake --cores 1 all` builds what is missing; `snakemake -n all` says what that is, and why."""
 
 from snakemake.utils import min_version
 
@@ -34,6 +32,7 @@ include: "rules/quality.smk"
 include: "rules/ollama.smk"
 include: "rules/answers.smk"
 include: "rules/rag.smk"
+include: "rules/serving.smk"
 include: "rules/report.smk"
 include: "rules/targets.smk"
 include: "rules/messages.smk"

@@ -38,6 +38,7 @@ from ollamake.planned_quantization import quantization_of_plan
 from ollamake.quantization_types import QUANTIZATION_TYPES
 from ollamake.rag_state import undone
 from ollamake.registration import chat_command
+from ollamake.serving_configuration import CHECKPOINTS as CHECKPOINTS_TO_SERVE
 from ollamake.shape import shipped_shape
 from ollamake.source_files import is_hub_id, merges_through_peft, reads_across_shards, source_files
 from ollamake.weight_identity import header_digest, identity_of, seen_files
@@ -155,6 +156,7 @@ wildcard_constraints:
     program="llama-[a-z-]+",
     shape="|".join(map(re.escape, SHAPES)) or "none",
     purpose="calibration|evaluation",
+    checkpoint="|".join(CHECKPOINTS_TO_SERVE),
     measured="[A-Z0-9_]+|base",
     user="[A-Z0-9_]+|imatrix|quality-.+|base-.+",
 
@@ -245,6 +247,11 @@ def of_each_shard(name, pattern):
     return [pattern.format(model=name, shard=f"{shard:05d}", nshards=f"{count:05d}") for shard in range(1, count + 1)]
 
 
+def checkpoint_record(name, checkpoint):
+    """Return the record of a bitsandbytes checkpoint that is served; nothing of another."""
+    return f"results/{name}/bitsandbytes/{checkpoint}.json" if checkpoint in ("nf4", "int8") else []
+
+
 def released_unquantized(name, users):
     """Return a function of wildcards: for each of some users of a model's unquantized GGUF, that it needs it no more."""
     return lambda wildcards: [f"results/{name}/gguf/{name}.{user}.released" for user in users(name)]
@@ -307,6 +314,21 @@ ANSWERS = [
 ]
 RAG_CONFIG = "results/{model}/ollama/rag_config.json"
 RAG_CONFIGS = [RAG_CONFIG.format(model=name) for name in BUILT if CONFIG.models[name].rag]
+SERVING_RECORD = "results/{model}/serve/{checkpoint}/serving.json"
+SERVED_ELSEWHERE = [
+    (name, checkpoint)
+    for name in BUILT
+    if CONFIG.models[name].serving
+    for checkpoint in CONFIG.models[name].serving.checkpoints
+]
+SERVING = [SERVING_RECORD.format(model=name, checkpoint=checkpoint) for name, checkpoint in SERVED_ELSEWHERE] + [
+    missed_base(name) for name in AWAITED if CONFIG.models[name].serving
+]
+# What the servers read: with a plan for an automatic model, the merged weights would else be made for a GGUF only.
+SERVED_WEIGHTS = [
+    of_each_shard(name, MERGED_SHARD) if checkpoint == "merged" else checkpoint_record(name, checkpoint)
+    for name, checkpoint in SERVED_ELSEWHERE
+]
 
 
 # Pages for the report, of the models that are registered for themselves and not for a comparison.
@@ -382,6 +404,8 @@ EVERYTHING = [
     TEMPLATE_CHECKS,
     ANSWERS,
     RAG_CONFIGS,
+    SERVING,
+    SERVED_WEIGHTS,
     OVERVIEWS,
     PAGES,
 ]
@@ -792,6 +816,25 @@ def plan_of_rag_num_ctx(wildcards):
     return plan_of_num_ctx(wildcards) if "num_ctx" in CONFIG.models[wildcards.model].rag.keys else []
 
 
+# Serving elsewhere ----------------------------------------------------------------------------------------------------
+def checkpoint_to_serve(wildcards):
+    """Return what says that a bitsandbytes checkpoint is there; that of another is wanted where it is served."""
+    return ancient(checkpoint_record(wildcards.model, wildcards.checkpoint))
+
+
+def serving_spec(wildcards):
+    """Return what the files to serve a model with depend on beside its plan and its files."""
+    model = CONFIG.models[wildcards.model]
+    return spec(
+        base=model.base,
+        adapter=model.adapters[0].path if model.adapters else None,
+        parameters=model.parameters,
+        system=bool(model.system),
+        port=model.serving.port,
+        keeps_merged=CONFIG.keep_merged,
+    )
+
+
 # Quality ------------------------------------------------------------------------------------------------------------
 def domain_text(wildcards):
     """Return what the configuration says of one of a model's texts."""
@@ -1110,6 +1153,7 @@ def check_spec(wildcards):
         disk_gib=CONFIG.hardware["disk_gib"],
         jobs_run_here=workflow.local_exec,
         **({"rag": {"file": model.rag.file, "keys": keys_of_rag(model.rag)}} if model.rag else {}),
+        **({"served_beside": True} if model.serving and "adapter" in model.serving.checkpoints else {}),
         shapes=SHIPPED_SHAPES,
     )
 
@@ -1361,6 +1405,10 @@ def say_how_to_chat():
             *[("merge", f"results/{name}/merge_report.json")] * (name not in ADAPTER_ONLY),
             ("template", TEMPLATE_CHECK.format(model=name)),
             *[("answers", f"results/{name}/answers.verdict.json")] * bool(model.answers.questions),
+            *[
+                ("serving", SERVING_RECORD.format(model=name, checkpoint=checkpoint))
+                for checkpoint in (model.serving.checkpoints if model.serving else ())
+            ],
         ):
             for warning in (
                 json.loads(Path(file).read_text(encoding="utf-8")).get("warnings", []) if os.path.exists(file) else []

@@ -8,6 +8,7 @@ Named targets, each a stage of the chain for all models of the configuration; `a
     modelfiles  Modelfiles with the GGUFs they name
     registered  models registered in Ollama, prompted as in training
     rag         RAG applications' configurations with the registered models in them
+    serving     files for vLLM and TGI, with the weights that these read
     verify      not a stage: look deeply at everything that is registered, and change nothing
 """
 
@@ -88,6 +89,13 @@ rule rag:
         REGISTERED_MODELS,
         TEMPLATE_CHECKS,
         RAG_CONFIGS,
+
+
+rule serving:
+    input:
+        CHECKED,
+        SERVING,
+        SERVED_WEIGHTS,
 
 
 rule verify:

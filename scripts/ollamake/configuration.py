@@ -34,6 +34,7 @@ from ollamake.quality_configuration import (
 from ollamake.quantization_types import UNQUANTIZED
 from ollamake.rag_configuration import RagConfiguration, rag_of, refuse_shared_keys
 from ollamake.served_base import with_served_bases
+from ollamake.serving_configuration import Serving, serving_of
 from ollamake.shared_names import refuse_shared_names
 from ollamake.source_files import is_hub_id
 
@@ -94,6 +95,7 @@ class Model:
     """What the importance matrix is computed from."""
     quality: Quality
     rag: RagConfiguration | None = None
+    serving: Serving | None = None
     measured_base: str | None = None
     """Name of the model that is this one's base, where it is measured against the fine-tune."""
     compare: tuple[str, ...] = ()
@@ -159,7 +161,8 @@ def read_configuration(raw: Mapping[str, Any], schema_file: Path) -> Configurati
         raise OllamakeError("the configuration has faults:\n  " + "\n  ".join(faults))
     filled = _with_defaults(raw, schema, schema)
     dtype = filled["merge"]["dtype"]
-    models = {name: _model(name, model, dtype) for name, model in filled["models"].items()}
+    keeps_merged = filled["keep"]["merged"]
+    models = {name: _model(name, model, dtype, keeps_merged) for name, model in filled["models"].items()}
     models = with_bases(with_served_bases(models, lambda model: _base_of(model, registered=False)))
     refuse_shared_names(models.values())
     refuse_shared_keys((name, model.rag) for name, model in models.items())
@@ -172,7 +175,7 @@ def read_configuration(raw: Mapping[str, Any], schema_file: Path) -> Configurati
         timeout=float(filled["ollama"]["timeout"]),
         llama_cpp=filled["tools"]["llama_cpp"],
         threads=filled["tools"]["threads"],
-        keep_merged=filled["keep"]["merged"],
+        keep_merged=keeps_merged,
         keep_unquantized=filled["keep"]["unquantized"],
         asked={key: value for key, value in filled["plan"].items() if key != "alternatives"},
         alternatives=tuple(map(_alternative, filled["plan"]["alternatives"])),
@@ -271,13 +274,14 @@ def _base_of(model: Model, *, registered: bool) -> Model:
         calibration=DomainText(),
         quality=NOT_MEASURED,
         rag=None,
+        serving=None,
         compare=(),
         is_derived=True,
         is_automatic=automatic,
     )
 
 
-def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
+def _model(name: str, filled: Mapping[str, Any], dtype: str, keeps_merged: bool) -> Model:
     key = f"models.{name}"
     if "base" not in filled:
         raise OllamakeError(
@@ -337,6 +341,7 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
         calibration=calibration,
         quality=quality,
         rag=rag_of(filled, key, quantizations),
+        serving=serving_of(filled, key, adapters, keeps_merged),
         compare=tuple(answers["compare"]),
         is_automatic=automatic,
         plans_num_ctx=plans_num_ctx,

@@ -38,6 +38,7 @@ from ollamake.program_start import require_starting
 from ollamake.published_quality import CANDIDATES
 from ollamake.questions import read_questions
 from ollamake.rag_check import check_rag_file
+from ollamake.serving_adapter import require_served_by_vllm
 from ollamake.text_checks import check_texts
 
 log = logging.getLogger("ollamake")
@@ -59,7 +60,8 @@ def check_inputs(
     (what the build may take, or None). All of this optional: texts (calibration and evaluation: text and chat files of each),
     compared (types that are made, not registered), measured_unquantized (whether it is a base that is measured),
     serves_adapter (whether it is its base's GGUF with the adapter beside it, so that nothing is merged), rag (file and keys,
-    as rag_check has them), shapes (the folder of shapes that come with ollamake).
+    as rag_check has them), served_beside (whether vLLM is to serve the adapter beside its base), shapes (the folder of shapes
+    that come with ollamake).
 
     ``now`` (all of it optional): chosen (types that "auto" means by the plan that is there; none without one),
     builds_llama_cpp (whether programs of it are still to be built; true if not said), others (the other models of the
@@ -103,6 +105,8 @@ def check_inputs(
             compared=compared, measured_unquantized=spec.get("measured_unquantized", False),
         )  # fmt: skip
         job, needs = largest_job(plan, [*quantizations, *compared])
+    if spec.get("served_beside") and not spec["made_here"]:
+        require_served_by_vllm(name, plan, Path(spec["base"]), Path(spec["adapters"][0]["path"]))
     others = [
         other | {"quantizations": _counted(other["quantizations"]), "compared": _counted(other.get("compared", []))}
         for other in now.get("others", [])

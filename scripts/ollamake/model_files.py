@@ -45,10 +45,10 @@ def write_model_files(base: Path, adapters: Sequence[Path], plan: Mapping[str, A
         contents["generation_config.json"] = (base / "generation_config.json").read_bytes()
     contents["config.json"] = _as_json(_config(base, plan))
     contents["model.safetensors.index.json"] = _as_json(_index(plan))
-    templates = [template for folder in (*adapters, base) if (template := _template_of(folder)) is not None]
+    templates = [template for folder in (*adapters, base) if (template := chat_template_of(folder)) is not None]
     template = templates[0] if templates else None
     if "tokenizer_config.json" in contents:
-        trained = next((folder for folder in (*adapters, base) if _template_of(folder) is not None), tokenizer)
+        trained = next((folder for folder in (*adapters, base) if chat_template_of(folder) is not None), tokenizer)
         config = _without_template(contents["tokenizer_config.json"])
         contents["tokenizer_config.json"] = _without_bos(_as_trained(config, trained, tokenizer), tokenizer)
     if template is not None:
@@ -153,7 +153,7 @@ def embedding_rows(plan: Mapping[str, Any]) -> int | None:
     return rows[0] if len(rows) == 1 else None
 
 
-def _template_of(folder: Path) -> str | None:
+def chat_template_of(folder: Path) -> str | None:
     """Return a folder's chat template from where transformers would take it: its own file, else tokenizer_config.json."""
     if (folder / TEMPLATE_FILE).is_file():
         return (folder / TEMPLATE_FILE).read_bytes().decode("utf-8")
