@@ -24,6 +24,8 @@ sys.path.insert(0, os.path.join(workflow.basedir, "scripts"))
 
 import snakemake_storage_plugin_ollama
 from ollamake import job_needs, job_times
+from ollamake.bitsandbytes_configuration import PRECISIONS, all_settings, weights_settings
+from ollamake.bitsandbytes_needs import quantize_bitsandbytes
 from ollamake.chosen_types import chosen_warnings
 from ollamake.configuration import AUTO, overlay_models, read_configuration
 from ollamake.errors import OllamakeError
@@ -146,6 +148,7 @@ wildcard_constraints:
     program="llama-[a-z-]+",
     shape="|".join(map(re.escape, SHAPES)) or "none",
     purpose="calibration|evaluation",
+    precision="|".join(PRECISIONS),
     measured="[A-Z0-9_]+|base",
     user="[A-Z0-9_]+|imatrix|quality-.+|base-.+",
 
@@ -222,10 +225,13 @@ def chosen_first(model, plan):
     return (chosen, *(quant for quant in model.quantizations if quant != chosen))
 
 
-def of_each_shard(name, pattern):
+def of_each_shard(name, pattern, **wildcards):
     """Expand a pattern over the shards of one model."""
     count = NSHARDS[name]
-    return [pattern.format(model=name, shard=f"{shard:05d}", nshards=f"{count:05d}") for shard in range(1, count + 1)]
+    return [
+        pattern.format(model=name, shard=f"{shard:05d}", nshards=f"{count:05d}", **wildcards)
+        for shard in range(1, count + 1)
+    ]
 
 
 def released_unquantized(name, users):
@@ -254,6 +260,17 @@ CHECKED = of_each_built("results/{model}/inputs.json")
 MERGED = [file for name in BUILT for file in of_each_shard(name, MERGED_SHARD)] + of_each_built(
     "results/{model}/merged/model_files.json"
 )
+BITSANDBYTES_SHARD = "results/{model}/bitsandbytes/{precision}/model-{shard}-of-{nshards}.safetensors"
+BITSANDBYTES_RECORD = "results/{model}/bitsandbytes_records/{precision}/model-{shard}-of-{nshards}.json"
+BITSANDBYTES = [
+    file
+    for name in BUILT
+    for precision in CONFIG.models[name].bitsandbytes.types
+    for file in (
+        *of_each_shard(name, BITSANDBYTES_SHARD, precision=precision),
+        f"results/{name}/bitsandbytes/{precision}.json",
+    )
+]
 MERGE_REPORTS = [of_each_built(f"results/{{model}}/merge_report.{kind}") for kind in ("json", "svg")]
 UNQUANTIZED = "results/{model}/gguf/{model}.unquantized.gguf"
 UNQUANTIZED_RECORD = "results/{model}/gguf/{model}.unquantized.json"
@@ -346,6 +363,7 @@ EVERYTHING = [
     CHECKED,
     PLANS,
     MERGE_REPORTS,
+    BITSANDBYTES,
     GGUFS,
     QUANTIZED,
     COMPARED,
@@ -499,6 +517,22 @@ def merged_shards(wildcards):
 def merge_records(wildcards):
     """Return the records of a model's merged shards."""
     return of_each_shard(wildcards.model, MERGE_RECORD)
+
+
+def base_config(wildcards):
+    """Return the config.json of a model's base."""
+    return next(file for file in sources_of(wildcards.model)[0][1] if os.path.basename(file) == "config.json")
+
+
+def bitsandbytes_shards(wildcards):
+    """Return the shards of a bitsandbytes checkpoint; their records say when they have changed."""
+    shards = of_each_shard(wildcards.model, BITSANDBYTES_SHARD, precision=wildcards.precision)
+    return [ancient(shard) for shard in shards]
+
+
+def bitsandbytes_records(wildcards):
+    """Return the records of the shards of a bitsandbytes checkpoint."""
+    return of_each_shard(wildcards.model, BITSANDBYTES_RECORD, precision=wildcards.precision)
 
 
 def program_files(program):
@@ -1020,6 +1054,14 @@ def shard_spec(wildcards):
     return spec(**identities(wildcards.model, [str(file) for file in shard_weights(wildcards)]))
 
 
+def bitsandbytes_weights_spec(wildcards):
+    return spec(**weights_settings(CONFIG.models[wildcards.model].bitsandbytes, wildcards.precision))
+
+
+def bitsandbytes_spec(wildcards):
+    return spec(**all_settings(CONFIG.models[wildcards.model].bitsandbytes, wildcards.precision))
+
+
 @cache
 def conversion_spec_of(name):
     """Return what the unquantized GGUF of a model depends on beside files that other jobs make."""
@@ -1134,6 +1176,20 @@ def merge_disk_mb(wildcards, input):
     return merge_needs(wildcards, input).disk_mb
 
 
+def bitsandbytes_needs(wildcards, input):
+    """Return what quantizing a merged shard with bitsandbytes takes."""
+    shard = os.path.basename(MERGED_SHARD.format(**wildcards))
+    return quantize_bitsandbytes(merge_plan_of(input), shard, wildcards.precision)
+
+
+def bitsandbytes_mem_mb(wildcards, input):
+    return bitsandbytes_needs(wildcards, input).mem_mb
+
+
+def bitsandbytes_disk_mb(wildcards, input):
+    return bitsandbytes_needs(wildcards, input).disk_mb
+
+
 def convert_mem_mb(wildcards, input):
     return job_needs.convert(merge_plan_of(input)).mem_mb
 
@@ -1208,6 +1264,7 @@ def say_how_to_chat():
         for kind, file in (
             ("merge", f"results/{name}/merge_report.json"),
             ("template", TEMPLATE_CHECK.format(model=name)),
+            *[(f"{one} checkpoint", f"results/{name}/bitsandbytes/{one}.json") for one in model.bitsandbytes.types],
             *[("answers", f"results/{name}/answers.verdict.json")] * bool(model.answers.questions),
         ):
             for warning in (

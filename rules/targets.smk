@@ -1,13 +1,14 @@
 """
 Named targets, each a stage of the chain for all models of the configuration; `all` stands in the Snakefile.
 
-    plan        what fits, how large, how long; works before the weights of the base are here
-    merged      merged checkpoints: safetensors, config, tokenizer; with the report of the merge
-    gguf        quantized GGUFs
-    quality     what quantization loses, measured and judged
-    modelfiles  Modelfiles with the GGUFs they name
-    registered  models registered in Ollama, prompted as in training
-    verify      not a stage: look deeply at everything that is registered, and change nothing
+    plan          what fits, how large, how long; works before the weights of the base are here
+    merged        merged checkpoints: safetensors, config, tokenizer; with the report of the merge
+    bitsandbytes  checkpoints that transformers and vLLM load, quantized by bitsandbytes
+    gguf          quantized GGUFs
+    quality       what quantization loses, measured and judged
+    modelfiles    Modelfiles with the GGUFs they name
+    registered    models registered in Ollama, prompted as in training
+    verify        not a stage: look deeply at everything that is registered, and change nothing
 """
 
 
@@ -44,6 +45,12 @@ rule merged:
         CHECKED,
         MERGED,
         MERGE_REPORTS,
+
+
+rule bitsandbytes:
+    input:
+        CHECKED,
+        BITSANDBYTES,
 
 
 rule gguf:

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from ollamake.bitsandbytes_configuration import NO_BITSANDBYTES, BitsAndBytes, bitsandbytes_of
 from ollamake.configuration_faults import configuration_faults
 from ollamake.errors import OllamakeError
 from ollamake.hardware import checked_settings
@@ -99,6 +100,7 @@ class Model:
     """Whether the plan chooses the quantization."""
     plans_num_ctx: bool = True
     """Whether the plan gives `num_ctx`."""
+    bitsandbytes: BitsAndBytes = NO_BITSANDBYTES
 
 
 @dataclass(frozen=True)
@@ -260,6 +262,7 @@ def _base_of(model: Model, *, registered: bool) -> Model:
         answers=replace(model.answers, questions=None, unquantized=None),
         calibration=DomainText(),
         quality=NOT_MEASURED,
+        bitsandbytes=NO_BITSANDBYTES,
         compare=(),
         is_derived=True,
         is_automatic=automatic,
@@ -325,6 +328,7 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
         ),
         calibration=calibration,
         quality=quality,
+        bitsandbytes=bitsandbytes_of(filled),
         compare=tuple(answers["compare"]),
         is_automatic=automatic,
         plans_num_ctx=plans_num_ctx,

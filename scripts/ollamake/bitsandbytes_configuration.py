@@ -1,0 +1,50 @@
+"""What the configuration says of bitsandbytes checkpoints, and what of it a checkpoint depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+PRECISIONS = ("nf4", "int8")
+"""NF4 with double quantization, and LLM.int8()."""
+
+
+@dataclass(frozen=True)
+class BitsAndBytes:
+    """The checkpoints to make of a model's merged weights."""
+
+    types: tuple[str, ...] = ()
+    skip_modules: tuple[str, ...] | None = None
+    """Modules that stay in 16 bits in LLM.int8(), by transformers' `llm_int8_skip_modules`; None leaves it to transformers."""
+    compute_dtype: str = "bfloat16"
+    """What a matrix in NF4 is multiplied in."""
+
+
+NO_BITSANDBYTES = BitsAndBytes()
+"""Of a model that is only built for a comparison."""
+
+
+def bitsandbytes_of(filled: Mapping[str, Any]) -> BitsAndBytes:
+    """Return the `bitsandbytes` of a model whose defaults are filled in."""
+    asked = filled["bitsandbytes"]
+    skipped = asked["skip_modules"]
+    return BitsAndBytes(
+        types=tuple(asked["types"]),
+        skip_modules=None if skipped is None else tuple(skipped),
+        compute_dtype=asked["compute_dtype"],
+    )
+
+
+def weights_settings(asked: BitsAndBytes, precision: str) -> dict[str, Any]:
+    """Return the arguments of transformers' BitsAndBytesConfig that the weights of a checkpoint depend on."""
+    if precision == "nf4":
+        return {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    skipped = None if asked.skip_modules is None else list(asked.skip_modules)
+    return {"load_in_8bit": True, "llm_int8_threshold": 6.0, "llm_int8_skip_modules": skipped}
+
+
+def all_settings(asked: BitsAndBytes, precision: str) -> dict[str, Any]:
+    """Return all arguments of transformers' BitsAndBytesConfig, with those that are only used when the model runs."""
+    running = {"bnb_4bit_compute_dtype": asked.compute_dtype} if precision == "nf4" else {}
+    return weights_settings(asked, precision) | running
