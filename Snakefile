@@ -1,8 +1,6 @@
-"""ollamake: from a base model and a PEFT adapter to quantized models that Ollama serves.
+"""ollamake: from a base model and a PEFT adapter to quantized models that Ollama serves, as config/config.yaml says.
 
-    snakemake --cores 1 all     build what is missing or outdated
-    snakemake -n all            say what would be built, and why
-What is built stands in config/config.yaml or a file given with --configfile; see config/README.md.
+`snakemake --cores 1 all` builds what is missing or outdated; `snakemake -n all` says what that is, and why.
 """
 
 from snakemake.utils import min_version
@@ -31,9 +29,11 @@ include: "rules/merge.smk"
 include: "rules/bitsandbytes.smk"
 include: "rules/plan.smk"
 include: "rules/gguf.smk"
+include: "rules/adapter.smk"
 include: "rules/quality.smk"
 include: "rules/ollama.smk"
 include: "rules/answers.smk"
+include: "rules/rag.smk"
 include: "rules/report.smk"
 include: "rules/targets.smk"
 include: "rules/messages.smk"

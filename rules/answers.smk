@@ -17,7 +17,8 @@ rule ask_questions:
         marker=marker_to_ask,
         judged=judged_before_asking,
         request=rules.write_modelfile.output.request,
-        record=rules.quantize.output.record,
+        record=record_served,
+        adapter=adapter_record,
         questions=questions_file,
         script=script("ask_questions"),
         library=library("ask_questions"),
@@ -101,7 +102,7 @@ rule check_answers:
     """
     input:
         answers=rules.compare_answers.output.scores,
-        pages=ancient(["results/{model}/answers.html", "results/{model}/overview.html"]),
+        pages=pages_of_answers,
         script=script("check_answers"),
         library=library("check_answers"),
     output:

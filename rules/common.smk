@@ -37,6 +37,7 @@ from ollamake.memory_plan import is_here
 from ollamake.ollama_server import OllamaServer
 from ollamake.planned_quantization import quantization_of_plan
 from ollamake.quantization_types import QUANTIZATION_TYPES
+from ollamake.rag_state import undone
 from ollamake.registration import chat_command
 from ollamake.shape import shipped_shape
 from ollamake.source_files import is_hub_id, merges_through_peft, reads_across_shards, source_files
@@ -122,6 +123,8 @@ AWAITED = [
     if is_hub_id(model.base) and model.base not in MADE_HERE and not os.path.exists(model.base)
 ]
 BUILT = [name for name in CONFIG.models if name not in AWAITED]
+# Models that are their base's GGUF with the adapter beside it -> the model whose GGUF that is.
+ADAPTER_ONLY = {name: CONFIG.models[name].served_base for name in BUILT if CONFIG.models[name].served_base}
 NSHARDS = {name: len(sources_of(name)[0][0]) for name in BUILT}
 MEASURED = [name for name in BUILT if CONFIG.models[name].quality.is_measured]
 CALIBRATED = [name for name in BUILT if CONFIG.models[name].calibration.is_given]
@@ -159,6 +162,11 @@ def of_each_built(pattern):
     return expand(pattern, model=BUILT) + [missed_base(name) for name in AWAITED]
 
 
+def of_each_merged(pattern):
+    """Expand a pattern over the models that have weights of their own."""
+    return [file for file in of_each_built(pattern) if file not in expand(pattern, model=list(ADAPTER_ONLY))]
+
+
 def missed_base(name):
     """Return a function of wildcards that says which folder is missing."""
     return lambda wildcards: sources_of(name)
@@ -168,14 +176,17 @@ def of_each_quantization(pattern, as_input=str):
     """Expand a pattern over the models and the quantizations of each; that of an automatic model is known after its plan."""
 
     def of_model(name):
-        return lambda wildcards: [as_input(pattern.format(model=name, quant=quant)) for quant in quantizations_of(name)]
+        return lambda wildcards: [as_input(of_weights(pattern, name, quant)) for quant in quantizations_of(name)]
 
     fixed = [name for name in BUILT if not CONFIG.models[name].is_automatic]
     return [
-        as_input(pattern.format(model=name, quant=quant))
-        for name in fixed
-        for quant in CONFIG.models[name].quantizations
+        as_input(of_weights(pattern, name, quant)) for name in fixed for quant in CONFIG.models[name].quantizations
     ] + [of_model(name) for name in BUILT if name not in fixed]
+
+
+def of_weights(pattern, name, quant):
+    """Fill in a pattern; its {weights} is the model whose GGUF is registered: the base of one that is served as an adapter."""
+    return pattern.format(model=name, quant=quant, weights=ADAPTER_ONLY.get(name, name))
 
 
 def quantizations_of(name):
@@ -241,7 +252,9 @@ def released_unquantized(name, users):
 
 def quantizing(name):
     """Return the users of a model's unquantized GGUF that quantize it: the types and their importance matrix."""
-    types = measured_types(name) if name in MEASURED else quantizations_of(name)
+    types = list(measured_types(name) if name in MEASURED else quantizations_of(name))
+    served = [quant for other, base in ADAPTER_ONLY.items() if base == name for quant in quantizations_of(other)]
+    types = list(dict.fromkeys([*types, *served]))
     calibrated = CONFIG.models[name].calibration.is_given
     return [*types, *["imatrix"] * (calibrated and any(QUANTIZATION_TYPES[kind].uses_imatrix for kind in types))]
 
@@ -257,9 +270,9 @@ def comparing(name):
 MERGED_SHARD = "results/{model}/merged/model-{shard}-of-{nshards}.safetensors"
 MERGE_RECORD = "results/{model}/merge_records/model-{shard}-of-{nshards}.json"
 CHECKED = of_each_built("results/{model}/inputs.json")
-MERGED = [file for name in BUILT for file in of_each_shard(name, MERGED_SHARD)] + of_each_built(
-    "results/{model}/merged/model_files.json"
-)
+MERGED = [
+    file for name in BUILT if name not in ADAPTER_ONLY for file in of_each_shard(name, MERGED_SHARD)
+] + of_each_merged("results/{model}/merged/model_files.json")
 BITSANDBYTES_SHARD = "results/{model}/bitsandbytes/{precision}/model-{shard}-of-{nshards}.safetensors"
 BITSANDBYTES_RECORD = "results/{model}/bitsandbytes_records/{precision}/model-{shard}-of-{nshards}.json"
 BITSANDBYTES = [
@@ -271,14 +284,18 @@ BITSANDBYTES = [
         f"results/{name}/bitsandbytes/{precision}.json",
     )
 ]
-MERGE_REPORTS = [of_each_built(f"results/{{model}}/merge_report.{kind}") for kind in ("json", "svg")]
+MERGE_REPORTS = [of_each_merged(f"results/{{model}}/merge_report.{kind}") for kind in ("json", "svg")]
 UNQUANTIZED = "results/{model}/gguf/{model}.unquantized.gguf"
 UNQUANTIZED_RECORD = "results/{model}/gguf/{model}.unquantized.json"
 CONVERSION = "results/{model}/gguf/{model}.conversion.json"
 PLAN = "results/{model}/plan.json"
 PLANNED = [name for name, model in CONFIG.models.items() if not model.is_derived]
 PLANS = expand("results/{model}/plan.{kind}", model=PLANNED, kind=["json", "md", "svg"])
-GGUFS = of_each_quantization("results/{model}/gguf/{model}.{quant}.gguf")
+ADAPTER_GGUF = "results/{model}/gguf/{model}.adapter.gguf"
+ADAPTER_RECORD = "results/{model}/gguf/{model}.adapter.json"
+WEIGHTS = "results/{weights}/gguf/{weights}.{quant}.gguf"
+WEIGHTS_RECORD = "results/{weights}/gguf/{weights}.{quant}.json"
+GGUFS = of_each_quantization(WEIGHTS) + expand(ADAPTER_GGUF, model=list(ADAPTER_ONLY))
 MODELFILES = of_each_quantization("results/{model}/ollama/{quant}/Modelfile")
 MARKER = "results/{model}/ollama/{quant}/registered.json"
 MARKERS = of_each_quantization(MARKER)
@@ -299,10 +316,14 @@ ANSWERS = [
     if CONFIG.models[name].answers.questions
     for kind in ("json", "md", "verdict.json")
 ]
+RAG_CONFIG = "results/{model}/ollama/rag_config.json"
+RAG_CONFIGS = [RAG_CONFIG.format(model=name) for name in BUILT if CONFIG.models[name].rag]
 
 
 # Pages for the report, of the models that are registered for themselves and not for a comparison.
-OVERVIEWS = [f"results/{name}/overview.html" for name in BUILT if not CONFIG.models[name].is_derived]
+OVERVIEWS = [
+    f"results/{name}/overview.html" for name in BUILT if not CONFIG.models[name].is_derived and name not in ADAPTER_ONLY
+]
 PAGES = (
     [f"results/{name}/plan.html" for name in BUILT if name in PLANNED]
     + [f"results/{name}/quality.html" for name in MEASURED]
@@ -356,7 +377,7 @@ def registered_model(marker):
 REGISTERED_MODELS = of_each_quantization(MARKER, registered_model)
 VERDICTS = of_each_guarded(VERDICT)
 # Where the unquantized GGUF is not kept: that all which is made of it has been made.
-PASSING = [] if CONFIG.keep_unquantized else BUILT
+PASSING = [] if CONFIG.keep_unquantized else [name for name in BUILT if name not in ADAPTER_ONLY]
 QUANTIZED = [released_unquantized(name, quantizing) for name in PASSING]
 COMPARED = [released_unquantized(name, comparing) for name in PASSING]
 EVERYTHING = [
@@ -374,6 +395,7 @@ EVERYTHING = [
     REGISTERED_MODELS,
     TEMPLATE_CHECKS,
     ANSWERS,
+    RAG_CONFIGS,
     OVERVIEWS,
     PAGES,
 ]
@@ -514,6 +536,42 @@ def merged_shards(wildcards):
     return [ancient(shard) for shard in of_each_shard(wildcards.model, MERGED_SHARD)]
 
 
+def adapter_weights(wildcards):
+    """Return the weight files of a model's adapters."""
+    return [weights_input(file) for weights, _ in sources_of(wildcards.model)[1:] for file in weights]
+
+
+def weights_served(wildcards):
+    """Return the GGUF that a model is registered with; its record says when it has changed."""
+    return ancient(of_weights(WEIGHTS, wildcards.model, wildcards.quant))
+
+
+def record_served(wildcards):
+    """Return the record of the GGUF that a model is registered with."""
+    return of_weights(WEIGHTS_RECORD, wildcards.model, wildcards.quant)
+
+
+def unquantized_record(wildcards):
+    """Return the record of the unquantized GGUF whose tokenizer a registered model has."""
+    return of_weights(WEIGHTS_RECORD, wildcards.model, "unquantized")
+
+
+def adapter_served(wildcards):
+    """Return the GGUF of the adapter that a model is registered with, if it is; its record says when it has changed."""
+    return ancient(ADAPTER_GGUF.format(model=wildcards.model)) if wildcards.model in ADAPTER_ONLY else []
+
+
+def adapter_record(wildcards):
+    """Return the record of the adapter that a model is registered with, if it is."""
+    return ADAPTER_RECORD.format(model=wildcards.model) if wildcards.model in ADAPTER_ONLY else []
+
+
+def served_types(name):
+    """Return the types of a base that models which are served as adapters use; `auto` for one that a plan chooses."""
+    models = [CONFIG.models[other] for other, base in ADAPTER_ONLY.items() if base == name]
+    return sorted({quant for model in models for quant in [AUTO] * model.is_automatic + list(model.quantizations)})
+
+
 def merge_records(wildcards):
     """Return the records of a model's merged shards."""
     return of_each_shard(wildcards.model, MERGE_RECORD)
@@ -605,7 +663,7 @@ def smallest_quantization(pattern):
     def path(wildcards):
         quantizations = quantizations_of(wildcards.model)
         smallest = min(quantizations, key=lambda name: QUANTIZATION_TYPES[name].bits_per_weight)
-        return pattern.format(model=wildcards.model, quant=smallest)
+        return of_weights(pattern, wildcards.model, smallest)
 
     return path
 
@@ -707,6 +765,55 @@ def answers_to_compare(wildcards):
 def judged_quantizations(wildcards):
     """Return the labels of those that must reach the score: the quantizations that the user named."""
     return [label for label in asked_models(wildcards.model) if label not in ("base", "fine-tune")]
+
+
+# The RAG application's configuration --------------------------------------------------------------------------------
+def rag_marker_so_far(name):
+    """Return the marker of the model that the application uses; None if it is the plan's choice and there is no plan yet."""
+    quantization = CONFIG.models[name].rag.quantization or next(iter(quantizations_so_far(name)), None)
+    return quantization and MARKER.format(model=name, quant=quantization)
+
+
+def rag_spec(wildcards):
+    """Return what is written into the file, as far as the configuration says it, and what has undone it since."""
+    model, record = CONFIG.models[wildcards.model], RAG_CONFIG.format(**wildcards)
+    asked, marker = model.rag.as_spec(), rag_marker_so_far(wildcards.model)
+    # Which quantization it is the marker's path among the inputs says; of an automatic model it is known after its plan.
+    first = model.rag.quantization or (None if model.is_automatic else model.quantizations[0])
+    name = model.registered_names[first] if first else sorted(set(model.registered_names.values()))
+    num_ctx = model.parameters.get("num_ctx") if "num_ctx" in model.rag.keys else None
+    back = marker and undone(Path(record), Path(marker), asked)
+    code = code_digest("write_rag_config")
+    return spec(**asked, **PLACE, name=name, num_ctx=num_ctx, undone=back, code=code)
+
+
+def rag_input(wildcards, file):
+    """Return what an update waits for, without being started by it where it would write the same again."""
+    return followed_until_done(file, "write_rag_config", rag_spec(wildcards), RAG_CONFIG.format(**wildcards))
+
+
+def marker_for_rag(wildcards):
+    """Return the marker of the model that the application uses. With `ollama.target: auto` each may be of another place."""
+    quantization = CONFIG.models[wildcards.model].rag.quantization or quantizations_of(wildcards.model)[0]
+    marker = MARKER.format(model=wildcards.model, quant=quantization)
+    return marker if CONFIG.target == "auto" else rag_input(wildcards, marker)
+
+
+def checks_before_rag(wildcards):
+    """Return what must have found the registered model fit to be used: the check of its prompts, the verdict on its answers."""
+    asked = CONFIG.models[wildcards.model].answers.questions
+    checks = [TEMPLATE_CHECK, *["results/{model}/answers.verdict.json"] * bool(asked)]
+    return [rag_input(wildcards, check.format(**wildcards)) for check in checks]
+
+
+def judged_before_rag(wildcards):
+    """Return the quality that was judged before an application is told of a model."""
+    return judged_before(wildcards.model, "write_rag_config", rag_spec(wildcards), RAG_CONFIG.format(**wildcards))
+
+
+def plan_of_rag_num_ctx(wildcards):
+    """Return the plan where it gives the num_ctx that is written."""
+    return plan_of_num_ctx(wildcards) if "num_ctx" in CONFIG.models[wildcards.model].rag.keys else []
 
 
 # Quality ------------------------------------------------------------------------------------------------------------
@@ -889,6 +996,12 @@ def imatrix_if_computed(wildcards):
     return f"results/{wildcards.model}/gguf/{wildcards.model}.imatrix.json" if calibrated and any(uses) else []
 
 
+def pages_of_answers(wildcards):
+    """Return the pages that show a model's answers; one that is served as an adapter has no overview, which shows a merge."""
+    shown = ["answers"] + ["overview"] * (wildcards.model not in ADAPTER_ONLY)
+    return ancient(expand("results/{model}/{page}.html", model=wildcards.model, page=shown))
+
+
 def pictures_of_overview(wildcards):
     """Return the pictures of a model's overview."""
     drawn = ["plan", "merge_report"] + ["quality"] * (wildcards.model in MEASURED)
@@ -914,7 +1027,11 @@ def spec(**values):
 @cache
 def seen(name):
     """Return what the earlier merges of a model have read."""
-    return seen_files(Path(record) for record in of_each_shard(name, MERGE_RECORD))
+    if name in ADAPTER_ONLY:
+        own = [*of_each_shard(ADAPTER_ONLY[name], MERGE_RECORD), ADAPTER_RECORD.format(model=name)]
+    else:
+        own = of_each_shard(name, MERGE_RECORD)
+    return seen_files(map(Path, own))
 
 
 def identities(name, files):
@@ -987,7 +1104,9 @@ def check_spec(wildcards):
     model = CONFIG.models[wildcards.model]
     weights = [file for weights, files in sources_of(wildcards.model) for file in weights]
     folders = [model.base] + [adapter.path for adapter in model.adapters]
+    served = {"serves_adapter": True} if wildcards.model in ADAPTER_ONLY else {}
     return spec(
+        **served,
         base=model.base,
         adapters=[vars(adapter) for adapter in model.adapters],
         made_here=[folder for folder in folders if folder in MADE_HERE],
@@ -999,7 +1118,7 @@ def check_spec(wildcards):
         store=PLACE["store"],
         questions=model.answers.questions,
         texts=texts_spec(model),
-        compared=model.quality.compare,
+        compared=[*model.quality.compare, *served_types(wildcards.model)],
         measured_unquantized=wildcards.model in MEASURED_BASES,
         compiler_needed=bool(programs_to_build()),
         tools=[[program, *program_if_found(program)] for program in PROGRAMS if program_if_found(program)],
@@ -1007,7 +1126,14 @@ def check_spec(wildcards):
         keep_unquantized=CONFIG.keep_unquantized,
         disk_gib=CONFIG.hardware["disk_gib"],
         jobs_run_here=workflow.local_exec,
+        **({"rag": {"file": model.rag.file, "keys": keys_of_rag(model.rag)}} if model.rag else {}),
+        shapes=SHIPPED_SHAPES,
     )
+
+
+def keys_of_rag(rag):
+    """Return where what is written goes; in the store there is no address to write."""
+    return {name: key for name, key in rag.keys.items() if (name, CONFIG.target) != ("ollama_host", "store")}
 
 
 def check_now(wildcards, input):
@@ -1020,11 +1146,11 @@ def check_now(wildcards, input):
             "base_bytes": sum(os.path.getsize(file) for file in sources_of(name)[0][0] if os.path.exists(file)),
             "quantizations": list(quantizations_so_far(name))
             or [AUTO] * CONFIG.models[name].is_automatic + list(CONFIG.models[name].quantizations),
-            "compared": CONFIG.models[name].quality.compare,
+            "compared": [*CONFIG.models[name].quality.compare, *served_types(name)],
             "measured_unquantized": name in MEASURED_BASES,
         }
         for name in BUILT
-        if name != wildcards.model
+        if name != wildcards.model and name not in ADAPTER_ONLY
     ]
     return spec(
         chosen=list(quantizations_so_far(wildcards.model)) if model.is_automatic else [],
@@ -1060,6 +1186,10 @@ def bitsandbytes_weights_spec(wildcards):
 
 def bitsandbytes_spec(wildcards):
     return spec(**all_settings(CONFIG.models[wildcards.model].bitsandbytes, wildcards.precision))
+
+
+def adapter_spec(wildcards):
+    return spec(**identities(wildcards.model, [str(file) for file in adapter_weights(wildcards)]))
 
 
 @cache
@@ -1198,6 +1328,10 @@ def convert_disk_mb(wildcards, input):
     return job_needs.convert(merge_plan_of(input)).disk_mb
 
 
+def adapter_mem_mb(wildcards, input):
+    return job_needs.convert_adapter(merge_plan_of(input)).mem_mb
+
+
 def quantize_mem_mb(wildcards, input):
     return quantize_needs(wildcards, input).mem_mb
 
@@ -1262,13 +1396,14 @@ def say_how_to_chat():
     chat = os.path.relpath(os.path.join(workflow.basedir, "scripts/chat.py"))
     for name, model in CONFIG.models.items():
         for kind, file in (
-            ("merge", f"results/{name}/merge_report.json"),
+            ("inputs", f"results/{name}/inputs.json"),
+            *[("merge", f"results/{name}/merge_report.json")] * (name not in ADAPTER_ONLY),
             ("template", TEMPLATE_CHECK.format(model=name)),
             *[(f"{one} checkpoint", f"results/{name}/bitsandbytes/{one}.json") for one in model.bitsandbytes.types],
             *[("answers", f"results/{name}/answers.verdict.json")] * bool(model.answers.questions),
         ):
             for warning in (
-                json.loads(Path(file).read_text(encoding="utf-8"))["warnings"] if os.path.exists(file) else []
+                json.loads(Path(file).read_text(encoding="utf-8")).get("warnings", []) if os.path.exists(file) else []
             ):
                 print(f"\n{name}, warning of its {kind}: {warning}", file=sys.stderr)
         if os.path.exists(PLAN.format(model=name)) and not model.is_derived:

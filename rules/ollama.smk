@@ -17,7 +17,7 @@ rule choose_template:
     """Find a TEMPLATE for Ollama that says what the tokenizer's chat template says, and prove it."""
     input:
         manifest=rules.write_model_files.output.manifest,
-        record=rules.record_conversion.output,
+        record=unquantized_record,
         script=script("choose_template"),
         library=library("choose_template"),
     output:
@@ -65,7 +65,8 @@ rule write_modelfile:
         mem_mb=500,
     params:
         spec=modelfile_spec,
-        gguf="results/{model}/gguf/{model}.{quant}.gguf",
+        gguf=weights_served,
+        adapter=adapter_served,
     message:
         "Writing the Modelfile of {wildcards.model} {wildcards.quant}"
     shell:
@@ -76,6 +77,7 @@ rule write_modelfile:
             --template {input.template:q} \
             --plan {input.plan:q} \
             --gguf {params.gguf:q} \
+            --adapter {params.adapter:q} \
             --modelfile {output.modelfile:q} \
             --request {output.request:q} \
             <<<{params.spec:q}
@@ -88,8 +90,10 @@ rule register:
     One at a time: Ollama has no locks, and parallel creates lose blobs.
     """
     input:
-        gguf=ancient(rules.quantize.output.gguf),
-        record=rules.quantize.output.record,
+        gguf=weights_served,
+        record=record_served,
+        adapter=adapter_served,
+        adapter_record=adapter_record,
         request=rules.write_modelfile.output.request,
         verdict=verdict_before_registration,
         script=script("register"),
@@ -125,6 +129,8 @@ rule register:
             --request {input.request:q} \
             --gguf {input.gguf:q} \
             --record {input.record:q} \
+            --adapter {input.adapter:q} \
+            --adapter-record {input.adapter_record:q} \
             --spec {params.spec:q} \
             --timeout {params.timeout} \
             --output {output.marker:q}
@@ -140,10 +146,10 @@ rule check_template:
     input:
         template=rules.choose_template.output,
         manifest=rules.write_model_files.output.manifest,
-        record=smallest_quantization("results/{model}/gguf/{model}.{quant}.json"),
+        record=smallest_quantization(WEIGHTS_RECORD),
         marker=marker_to_check,
         judged=judged_before_check,
-        gguf=ancient(smallest_quantization("results/{model}/gguf/{model}.{quant}.gguf")),
+        gguf=ancient(smallest_quantization(WEIGHTS)),
         tokenize=lambda wildcards: program_files("llama-tokenize"),
         script=script("check_template"),
         library=library("check_template"),

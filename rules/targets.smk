@@ -8,6 +8,7 @@ Named targets, each a stage of the chain for all models of the configuration; `a
     quality       what quantization loses, measured and judged
     modelfiles    Modelfiles with the GGUFs they name
     registered    models registered in Ollama, prompted as in training
+    rag           RAG applications' configurations with the registered models in them
     verify        not a stage: look deeply at everything that is registered, and change nothing
 """
 
@@ -85,6 +86,15 @@ rule registered:
         MARKERS,
         REGISTERED_MODELS,
         TEMPLATE_CHECKS,
+
+
+rule rag:
+    input:
+        CHECKED,
+        MARKERS,
+        REGISTERED_MODELS,
+        TEMPLATE_CHECKS,
+        RAG_CONFIGS,
 
 
 rule verify:

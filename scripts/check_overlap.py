@@ -41,9 +41,9 @@ def main(argv: list[str] | None = None) -> None:
     overlap = text_overlap(mine, others)
     refuse_overlap(overlap, mine, others)
     logging.info("%.1f%% of the text to measure on stands in the text to calibrate on", 100 * overlap.share)
+    if overlap.share:
+        logging.warning("warning: %s.", overlap_fault(overlap, mine, others))
     warnings = [overlap_warning(overlap)] if overlap.share else []
-    for warning in warnings:
-        logging.warning("warning: %s. %s", overlap_fault(overlap, mine, others), warning)
     write_json(args.output, {"share": overlap.share, "sentence": overlap.sentence, "warnings": warnings})
 
 

@@ -11,6 +11,7 @@ import json
 import logging
 from pathlib import Path
 
+from ollamake.adapter_gguf import require_fitting
 from ollamake.atomic_write import write_json
 from ollamake.create_request import read_create_request
 from ollamake.errors import run
@@ -23,6 +24,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--request", type=Path, required=True, help="the create request")
     parser.add_argument("--gguf", type=Path, required=True, help="the weights")
     parser.add_argument("--record", type=Path, required=True, help="their record, with size and sha256")
+    parser.add_argument("--adapter", type=Path, nargs="?", help="the GGUF of an adapter beside the weights")
+    parser.add_argument("--adapter-record", type=Path, nargs="?", help="its record, with size and sha256")
     parser.add_argument("--spec", type=json.loads, required=True, help="JSON: target, host, store")
     parser.add_argument("--timeout", type=float, default=PATIENCE, help="seconds that the server may stay silent")
     parser.add_argument("--output", type=Path, required=True, help="the registration marker")
@@ -33,7 +36,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     record = json.loads(args.record.read_text(encoding="utf-8"))
     request = read_create_request(args.request)
-    marker = register(request, args.gguf, record, Place(**args.spec, timeout=args.timeout))
+    adapter = None
+    if args.adapter is not None:
+        require_fitting(args.adapter, args.gguf)
+        adapter = (args.adapter, json.loads(args.adapter_record.read_text(encoding="utf-8")))
+    marker = register(request, args.gguf, record, Place(**args.spec, timeout=args.timeout), adapter)
     write_json(args.output, marker)
     logging.info("%s is registered (%s), checked by digest", marker["name"], marker.get("host") or marker["store"])
 

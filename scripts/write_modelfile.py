@@ -31,6 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--template", type=Path, required=True, help="the record of the template")
     parser.add_argument("--plan", type=Path, nargs="*", default=[], help="plan.json, if it gives num_ctx")
     parser.add_argument("--gguf", type=Path, required=True, help="the GGUF that the Modelfile names")
+    parser.add_argument("--adapter", type=Path, nargs="?", help="the GGUF of an adapter beside it")
     parser.add_argument("--modelfile", type=Path, required=True, help="the Modelfile")
     parser.add_argument("--request", type=Path, required=True, help="the create request, as JSON")
     return parser.parse_args(argv)
@@ -43,13 +44,14 @@ def main(argv: list[str] | None = None) -> None:
     files = json.loads(args.model_files.read_text(encoding="utf-8"))["files"]
     defaults = {}
     if "generation_config.json" in files:
-        tokens = special_tokens(folder)
-        defaults = generation_parameters(folder / "generation_config.json", tokens)
+        defaults = generation_parameters(folder / "generation_config.json", special_tokens(folder))
     template = json.loads(args.template.read_text(encoding="utf-8"))
     planned = [num_ctx_of_plan(json.loads(plan.read_text("utf-8")), spec["quantization"]) for plan in args.plan]
-    request = compose_request(spec, args.gguf.name, template, defaults, *planned)
-    beside = PurePosixPath(os.path.relpath(args.gguf, args.modelfile.parent))
-    write_text(args.modelfile, modelfile_text(request, beside))
+    ggufs = [args.gguf, *([args.adapter] if args.adapter else [])]
+    gguf, *adapter = (file.name for file in ggufs)
+    request = compose_request(spec, gguf, template, defaults, next(iter(planned), None), *adapter)
+    beside = [PurePosixPath(os.path.relpath(file, args.modelfile.parent)) for file in ggufs]
+    write_text(args.modelfile, modelfile_text(request, *beside))
     write_json(args.request, request.as_json())
 
 

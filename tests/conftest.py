@@ -7,6 +7,7 @@ process.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ import pytest
 from work_units import WorkUnits, position
 
 from ollamake.llama_cpp_source import usable_cores
+
+# A shell that starts the tests in the background lets them, and all that they start, ignore SIGINT.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MOST_WORKERS = 4
 """Each has its own fixtures and a gigabyte of libraries."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ from ollamake.quality_configuration import (
     score_limit,
 )
 from ollamake.quantization_types import UNQUANTIZED
+from ollamake.rag_configuration import RagConfiguration, rag_of, refuse_shared_keys
+from ollamake.served_base import with_served_bases
+from ollamake.shared_names import refuse_shared_names
 from ollamake.source_files import is_hub_id
 
 AUTO = "auto"
@@ -90,6 +93,7 @@ class Model:
     calibration: DomainText
     """What the importance matrix is computed from."""
     quality: Quality
+    rag: RagConfiguration | None = None
     measured_base: str | None = None
     """Name of the model that is this one's base, where it is measured against the fine-tune."""
     compare: tuple[str, ...] = ()
@@ -101,6 +105,9 @@ class Model:
     plans_num_ctx: bool = True
     """Whether the plan gives `num_ctx`."""
     bitsandbytes: BitsAndBytes = NO_BITSANDBYTES
+    serves_adapter: bool = False
+    served_base: str | None = None
+    """Name of the model without adapter whose GGUFs are used where `serves_adapter`."""
 
 
 @dataclass(frozen=True)
@@ -147,13 +154,14 @@ def read_configuration(raw: Mapping[str, Any], schema_file: Path) -> Configurati
     """
     schema = yaml.safe_load(schema_file.read_text(encoding="utf-8"))
     raw = _spread_defaults(raw)
-    faults = configuration_faults(raw, schema)
-    if faults:
+    if faults := configuration_faults(raw, schema):
         raise OllamakeError("the configuration has faults:\n  " + "\n  ".join(faults))
     filled = _with_defaults(raw, schema, schema)
     dtype = filled["merge"]["dtype"]
-    models = with_bases({name: _model(name, model, dtype) for name, model in filled["models"].items()})
-    _refuse_shared_names(models.values())
+    models = {name: _model(name, model, dtype) for name, model in filled["models"].items()}
+    models = with_bases(with_served_bases(models, lambda model: _base_of(model, registered=False)))
+    refuse_shared_names(models.values())
+    refuse_shared_keys((name, model.rag) for name, model in models.items())
     return Configuration(
         models=models,
         dtype=dtype,
@@ -243,8 +251,7 @@ def with_bases(models: Mapping[str, Model]) -> dict[str, Model]:
 
 
 def _base_of(model: Model, *, registered: bool) -> Model:
-    """Return the model without its adapters, for a comparison: in the first quantization if answers are compared, else only
-    unquantized."""
+    """Return the model without adapters, to compare with: in its first quantization if answers are compared, else unquantized."""
     automatic = model.is_automatic and registered
     quantizations = model.quantizations[:1] if registered and not automatic else ()
     name = f"{model.name}-base"
@@ -263,6 +270,7 @@ def _base_of(model: Model, *, registered: bool) -> Model:
         calibration=DomainText(),
         quality=NOT_MEASURED,
         bitsandbytes=NO_BITSANDBYTES,
+        rag=None,
         compare=(),
         is_derived=True,
         is_automatic=automatic,
@@ -329,9 +337,11 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
         calibration=calibration,
         quality=quality,
         bitsandbytes=bitsandbytes_of(filled),
+        rag=rag_of(filled, key, quantizations),
         compare=tuple(answers["compare"]),
         is_automatic=automatic,
         plans_num_ctx=plans_num_ctx,
+        serves_adapter=filled["serve"] == "adapter" and bool(adapters),
     )
 
 
@@ -358,8 +368,7 @@ def _adapters(filled: Mapping[str, Any], key: str) -> tuple[WeightedAdapter, ...
     adapters = tuple(
         WeightedAdapter(_folder(one["path"]), float(one.get("weight", 1.0))) for one in filled["adapters"] or ()
     )
-    odd = [one for one in adapters if not math.isfinite(one.weight) or one.weight == 0]
-    if odd:
+    if odd := [one for one in adapters if not math.isfinite(one.weight) or one.weight == 0]:
         raise OllamakeError(
             f"{key}.adapters: the weight of {odd[0].path} is {odd[0].weight}; expected a number other than zero."
         )
@@ -383,17 +392,3 @@ def _alternative(base: str) -> str:
             " is here can be planned as a model of its own: give it under `models`."
         )
     return base
-
-
-def _refuse_shared_names(models: Iterable[Model]) -> None:
-    owners: dict[str, tuple[Model, str]] = {}
-    for model in models:
-        for quantization, registered in model.registered_names.items():
-            owner = f"models.{model.name} ({quantization})"
-            other, others = owners.setdefault(registered, (model, owner))
-            # Of the types that a plan may choose, one is.
-            if owner != others and not (other is model and model.is_automatic):
-                raise OllamakeError(
-                    f"{owner} and {others} would both be registered as {registered!r}."
-                    " Give one of them another `ollama.name`, or use {quant} in it."
-                )

@@ -24,6 +24,10 @@ class CreateRequest:
     parameters: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     """Where template and parameters come from, for the comments of the Modelfile: `template` or a parameter -> words."""
+    adapter: str | None = None
+    """Name of the adapter's GGUF, without folder, where one is added to the weights while they run."""
+    adapter_blob: tuple[str, int] | None = None
+    """sha256 (hexadecimal) and size of that GGUF, once they are known."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the record as it is written to create_request.json; nothing that is None or empty."""
@@ -32,6 +36,8 @@ class CreateRequest:
     def as_api(self, digest: str) -> dict[str, Any]:
         """Return the body of POST /api/create for weights of this sha256 (hexadecimal, no prefix)."""
         body: dict[str, Any] = {"model": self.name, "files": {self.file: f"sha256:{digest}"}, "stream": False}
+        if self.adapter is not None and self.adapter_blob is not None:
+            body["adapters"] = {self.adapter: f"sha256:{self.adapter_blob[0]}"}
         for key in ("system", "template"):
             # Ollama takes an empty text for "unchanged"; for a new model that is none, which it is.
             if getattr(self, key):
@@ -49,11 +55,13 @@ def compose_request(
     template: Mapping[str, Any],
     defaults: Mapping[str, Any],
     planned: tuple[int, str] | None = None,
+    adapter: str | None = None,
 ) -> CreateRequest:
     """Return the request for a model, each parameter from whoever may say it, the user first.
 
     ``spec`` is what the user configured: name, system, license, parameters; ``template`` the record of prompt_template;
-    ``defaults`` what generation_config.json gives; ``planned`` the tokens of num_ctx by the plan, and why so many.
+    ``defaults`` what generation_config.json gives; ``planned`` the tokens of num_ctx by the plan, and why so many;
+    ``file`` and ``adapter`` are the names of the GGUFs.
     """
     parameters: dict[str, Any] = {}
     origins = {"template": template["origin"]}
@@ -79,6 +87,7 @@ def compose_request(
         license=tuple(spec["license"]),
         parameters=parameters,
         origins=origins,
+        adapter=adapter,
     )
 
 
@@ -92,6 +101,7 @@ def request_of_marker(marker: dict[str, Any]) -> tuple[CreateRequest, str]:
     """Return what a registration marker says was asked for, and the sha256 of its weights (hexadecimal)."""
     body = marker["request"]
     (file, digest), *_ = body["files"].items()
+    adapter, blob = next(iter(body.get("adapters", {}).items()), (None, None))
     request = CreateRequest(
         name=marker["name"],
         file=file,
@@ -99,5 +109,7 @@ def request_of_marker(marker: dict[str, Any]) -> tuple[CreateRequest, str]:
         template=body.get("template"),
         license=tuple(body.get("license", ())),
         parameters=body.get("parameters", {}),
+        adapter=adapter,
+        adapter_blob=None if blob is None else (blob.removeprefix("sha256:"), marker["adapter"]["size"]),
     )
     return request, digest.removeprefix("sha256:")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ollamake.job_needs import METADATA_BYTES, quantized_bytes, shard_bytes, unquantized_bytes
+from ollamake.job_needs import METADATA_BYTES, converted_adapter_bytes, quantized_bytes, shard_bytes, unquantized_bytes
 from ollamake.quantization_types import QUANTIZATION_TYPES
 
 SERVER_COPIES = 3
@@ -121,6 +121,29 @@ def disk_peak(
         if kind in missing and kind not in quantizations:
             level.write(f"quantizing to {kind}", quantized_bytes(plan, kind))
     level.free(0 if keep_unquantized else unquantized)
+    return DiskPeak(level.peak, level.step, level.now, in_store)
+
+
+def adapter_peak(
+    plan: Mapping[str, Any], folder: Path, quantizations: Sequence[str], registration: Registration
+) -> DiskPeak:
+    """Return the peak of building a model that is served as an adapter; its base's GGUFs are those of another model.
+
+    A server or a store on another filesystem gets a copy of these; for several adapters on one base it is counted for each.
+    """
+    level, in_store, size = _Level(), 0, converted_adapter_bytes(plan)
+    if not (folder / "gguf" / f"{folder.name}.adapter.gguf").exists():
+        level.write("converting the adapter", 2 * size)
+        level.free(size)
+    for kind in quantizations:
+        if registration.made(_marker(folder, kind)):
+            continue
+        size = quantized_bytes(plan, kind)
+        if registration.way == "copy":
+            in_store += size
+        elif registration.way == "server":
+            level.write(f"registering {kind} on the server", SERVER_COPIES * size)
+            level.free((SERVER_COPIES - 1) * size)
     return DiskPeak(level.peak, level.step, level.now, in_store)
 
 

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFReader
-
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
-from ollamake.gguf_tokenizer import tokenizer_facts
+from ollamake.gguf_header import read_gguf_header
+from ollamake.gguf_tokenizer import KEYS, tokenizer_facts
 from ollamake.progress import progress_bar
 from ollamake.quantization_types import QUANTIZATION_TYPES
+
+_ARCHITECTURE, _FILE_TYPE = "general.architecture", "general.file_type"
 
 TOKENIZER_BYTES = 10_000_000
 """Allowance for a GGUF's metadata: 6-8.5 MB for vocabularies of 128 k to 262 k tokens."""
@@ -26,20 +27,19 @@ def gguf_record(path: Path, name: str, kind: str) -> dict[str, Any]:
     """
     size = path.stat().st_size
     try:
-        reader = GGUFReader(path)
-        architecture = str(reader.fields["general.architecture"].contents())
-        kind_number = reader.fields.get("general.file_type")
-        file_type = None if kind_number is None else int(kind_number.contents())
-        tokenizer = tokenizer_facts(reader)
-        tensors = reader.tensors
-        end = max(int(tensor.data_offset) + int(tensor.n_bytes) for tensor in tensors)
+        header = read_gguf_header(path, (_ARCHITECTURE, _FILE_TYPE, *KEYS))
+        architecture = header.values[_ARCHITECTURE]
+        file_type = header.values.get(_FILE_TYPE)
+        tokenizer = tokenizer_facts(header.values)
+        tensors = header.tensors
+        end = max(tensor.begin + tensor.size for tensor in tensors)
     except (ValueError, KeyError, IndexError, OSError) as error:
         raise OllamakeError(
             f"{path} is not a whole GGUF ({error}); it was just written, so the disk may be full."
         ) from error
     if end > size:
         raise OllamakeError(f"{path} ends after {size} bytes, but its tensors need {end}; the disk may be full.")
-    parameters = sum(int(tensor.n_elements) for tensor in tensors)
+    parameters = sum(tensor.elements for tensor in tensors)
     with progress_bar(size, "sha256") as progress:
         digest = sha256_of(path, progress.update)
     return {

@@ -7,9 +7,8 @@ src/llama-vocab.cpp, which Ollama runs for most architectures.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
-
-from gguf import GGUFReader
 
 _END_TEXTS = (
     *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>"),
@@ -35,39 +34,47 @@ _ADDS_BOS = (
 """Pre-tokenizers of byte-level vocabularies before whose prompts a BOS is put where the metadata do not say."""
 
 
-def tokenizer_facts(reader: GGUFReader) -> dict[str, Any] | None:
-    """Return the facts of a GGUF's tokenizer, or None if it has none.
+KEYS = (
+    *(f"tokenizer.ggml.{key}" for key in ("tokens", "model", "add_bos_token", "pre", "bos_token_id", "eos_token_id")),
+    *("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id", "tokenizer.chat_template"),
+)
+"""Metadata that ``tokenizer_facts`` reads."""
+
+
+def tokenizer_facts(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the facts of a GGUF's tokenizer from its metadata (``KEYS``), or None if it has none.
 
     ``adds_bos``: whether a BOS is put before each prompt; ``bos``, ``eos``: their texts or None; ``end_tokens``: text -> id
     of each token that ends an answer; ``chat_template``: the sha256 of the Jinja template or None.
     """
-    tokens = _value(reader, "tokens")
+    tokens = _value(metadata, "tokens")
     if tokens is None:
         return None
-    kind = str(_value(reader, "model"))
-    adds_bos = _value(reader, "add_bos_token")
+    kind = str(_value(metadata, "model"))
+    adds_bos = _value(metadata, "add_bos_token")
     if adds_bos is None:
-        adds_bos = kind in ("llama", "bert") or (kind == "gpt2" and _value(reader, "pre") in _ADDS_BOS)
+        adds_bos = kind in ("llama", "bert") or (kind == "gpt2" and _value(metadata, "pre") in _ADDS_BOS)
     # Whatever its metadata say.
-    adds_bos = adds_bos or "gemma4" in (kind, _value(reader, "pre"))
-    ends = {_value(reader, f"{name}_token_id") for name in ("eos", "eot", "eom")}
+    adds_bos = adds_bos or "gemma4" in (kind, _value(metadata, "pre"))
+    ends = {_value(metadata, f"{name}_token_id") for name in ("eos", "eot", "eom")}
     end_tokens = {text: number for number, text in enumerate(tokens) if number in ends or text in _END_TEXTS}
     for text in [text for text, others in _NO_END_BESIDE if all(other in end_tokens for other in others)]:
         end_tokens.pop(text, None)
-    template = reader.fields.get("tokenizer.chat_template")
+    template = metadata.get("tokenizer.chat_template")
     return {
         "model": kind,
         "adds_bos": bool(adds_bos),
-        "bos": _text(tokens, _value(reader, "bos_token_id")),
-        "eos": _text(tokens, _value(reader, "eos_token_id")),
+        "bos": _text(tokens, _value(metadata, "bos_token_id")),
+        "eos": _text(tokens, _value(metadata, "eos_token_id")),
         "end_tokens": end_tokens,
-        "chat_template": hashlib.sha256(str(template.contents()).encode()).hexdigest() if template else None,
+        "chat_template": hashlib.sha256(template.encode("utf-8", errors="surrogateescape")).hexdigest()
+        if template
+        else None,
     }
 
 
-def _value(reader: GGUFReader, key: str) -> Any:
-    field = reader.fields.get(f"tokenizer.ggml.{key}")
-    return None if field is None else field.contents()
+def _value(metadata: Mapping[str, Any], key: str) -> Any:
+    return metadata.get(f"tokenizer.ggml.{key}")
 
 
 def _text(tokens: list[str], number: int | None) -> str | None:

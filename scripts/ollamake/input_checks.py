@@ -12,12 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from ollamake.adapter import read_adapter
+from ollamake.adapter_serving import require_servable
 from ollamake.build_room import require_disk, require_memory
 from ollamake.checkpoint import read_checkpoint
-from ollamake.disk_peak import MADE_HERE_BYTES, TOOLS_BYTES, DiskPeak, Registration, added_by_others, disk_peak
+from ollamake.disk_peak import (
+    MADE_HERE_BYTES,
+    TOOLS_BYTES,
+    DiskPeak,
+    Registration,
+    adapter_peak,
+    added_by_others,
+    disk_peak,
+)
 from ollamake.errors import OllamakeError
 from ollamake.free_disk import free_bytes, same_filesystem
 from ollamake.free_memory import free_memory
+from ollamake.input_consistency import check_tokenizers, require_same_base, trained_routers, unfinished_training
+from ollamake.installed_ollama import installed_version
 from ollamake.job_needs import largest_job
 from ollamake.llama_cpp_source import require_compiler
 from ollamake.merge_plan import plan_merge
@@ -26,6 +37,7 @@ from ollamake.perplexity_command import require_parse_special
 from ollamake.program_start import require_starting
 from ollamake.published_quality import CANDIDATES
 from ollamake.questions import read_questions
+from ollamake.rag_check import check_rag_file
 from ollamake.text_checks import check_texts
 
 log = logging.getLogger("ollamake")
@@ -45,7 +57,9 @@ def check_inputs(
     merged), dtype, quantizations ("auto" among them: one that is not chosen yet), target, host, store, questions,
     compiler_needed, tools (program and path of those found here), keep_merged, keep_unquantized, jobs_run_here, disk_gib
     (what the build may take, or None). All of this optional: texts (calibration and evaluation: text and chat files of each),
-    compared (types that are measured, not registered), measured_unquantized (whether it is a base that is measured).
+    compared (types that are made, not registered), measured_unquantized (whether it is a base that is measured),
+    serves_adapter (whether it is its base's GGUF with the adapter beside it, so that nothing is merged), rag (file and keys,
+    as rag_check has them), shapes (the folder of shapes that come with ollamake).
 
     ``now`` (all of it optional): chosen (types that "auto" means by the plan that is there; none without one),
     builds_llama_cpp (whether programs of it are still to be built; true if not said), others (the other models of the
@@ -63,24 +77,36 @@ def check_inputs(
         questions = read_questions(Path(spec["questions"]), f"models.{name}.answers.questions")
         log.info("%d questions", len(questions))
     _check_texts(name, spec.get("texts", {}))
+    if "rag" in spec:
+        check_rag_file(Path(spec["rag"]["file"]), spec["rag"]["keys"], f"models.{name}.rag.file")
     server = _check_server(name, spec)
     chosen = now.get("chosen", [])
     quantizations = _counted(spec["quantizations"], chosen)
-    compared = [kind for kind in spec.get("compared", []) if kind not in quantizations]
+    compared = [kind for kind in _counted(spec.get("compared", [])) if kind not in quantizations]
     registration = _registration(server, Path(spec["store"]), results)
     keep = {"keep_merged": spec["keep_merged"], "keep_unquantized": spec["keep_unquantized"]}
     job, edited, needs = None, None, None
+    warnings: list[str] = []
     if spec["made_here"]:
         needed = MADE_HERE_BYTES + (TOOLS_BYTES if builds_tools else 0)
         peak = DiskPeak(needed, "an allowance for the demo", needed, 0)
+    elif spec.get("serves_adapter"):
+        plan, edited, warnings = _plan(name, spec)
+        version = server.version() if server else installed_version()
+        adapter = Path(spec["adapters"][0]["path"])
+        require_servable(plan, Path(spec["base"]), adapter, version, f"models.{name}.serve")
+        peak = adapter_peak(plan, results / name, quantizations, registration)
     else:
-        plan, edited = _plan(name, spec)
+        plan, edited, warnings = _plan(name, spec)
         peak = disk_peak(
             plan, name, results / name, quantizations, registration, **keep, builds_tools=builds_tools,
             compared=compared, measured_unquantized=spec.get("measured_unquantized", False),
         )  # fmt: skip
         job, needs = largest_job(plan, [*quantizations, *compared])
-    others = [{**other, "quantizations": _counted(other["quantizations"])} for other in now.get("others", [])]
+    others = [
+        other | {"quantizations": _counted(other["quantizations"]), "compared": _counted(other.get("compared", []))}
+        for other in now.get("others", [])
+    ]
     added, in_store = added_by_others(others, results, registration, **keep)
     peak = replace(peak, others=added, others_in_store=in_store)
     allowed = require_disk(name, peak, results, store=Path(spec["store"]), disk_gib=spec["disk_gib"])
@@ -108,6 +134,7 @@ def check_inputs(
         "disk_allowed_gb": _gb(allowed),
         "largest_job": None if needs is None else {"job": job, "memory_gb": _gb(needs.mem_mb * 1e6)},
         "memory_free_gb": None if memory is None else _gb(memory.free),
+        "warnings": warnings,
     }
 
 
@@ -164,15 +191,31 @@ def _registration(server: OllamaServer | None, store: Path, results: Path) -> Re
     return Registration("server" if here else "elsewhere", "server", server.address)
 
 
-def _plan(name: str, spec: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-    """Return the merge plan of a model, and how many tensors get an update."""
-    base = read_checkpoint(spec["base"], f"models.{name}.base")
+def _plan(name: str, spec: Mapping[str, Any]) -> tuple[dict[str, Any], int, list[str]]:
+    """Return the merge plan of a model, how many tensors get an update, and what may not be meant so."""
+    key = f"models.{name}.base"
+    base = read_checkpoint(spec["base"], key)
     adapters = [read_adapter(Path(adapter["path"]), adapter["weight"]) for adapter in spec["adapters"]]
+    shapes = Path(spec["shapes"]) if spec.get("shapes") else None
+    warnings = []
+    for number, adapter in enumerate(adapters):
+        adapter_key = f"models.{name}.adapter" if len(adapters) == 1 else f"models.{name}.adapters[{number}]"
+        warnings += require_same_base(base, adapter, key, adapter_key, shapes) + unfinished_training(adapter.folder)
     plan = plan_merge(base, adapters, spec["dtype"])
+    warnings += check_tokenizers(base.folder, [adapter.folder for adapter in adapters], plan)
+    for warning in warnings:
+        log.warning("%s", warning)
     tensors = [tensor for shard in plan["shards"] for tensor in shard["tensors"]]
     edited = sum(bool(tensor["edits"]) for tensor in tensors)
     log.info("%s: %d tensors in %d shards, %d of them get an update", name, len(tensors), len(plan["shards"]), edited)
-    return plan, edited
+    if routers := trained_routers(plan):
+        log.info(
+            "%s: the adapter has updates of %d routers, which are merged with it: %s, ...",
+            name,
+            len(routers),
+            routers[0],
+        )
+    return plan, edited, warnings
 
 
 def _counted(quantizations: Sequence[str], chosen: Sequence[str] = ()) -> list[str]:

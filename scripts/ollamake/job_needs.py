@@ -35,6 +35,8 @@ _CONVERT_BYTES = 700_000_000
 """torch and transformers in the converter, and the process that started it: 615 MB for a model of a few MB, measured."""
 _CONVERT_BYTES_PER_ELEMENT = {"F16": 5.4, "BF16": 7.4, "F32": 5.4}
 """Of the largest tensor, by the type that is written; mapped source pages included (measured on 512 million elements)."""
+_COPIES_OF_ADAPTER = 4
+"""As read, with the other scale, in the file that the converter is given (mapped), and in the converter."""
 _QUANTIZE_BYTES = 150_000_000
 _RUN_BYTES = 1_000_000_000
 """What llama.cpp has beside the weights when it runs a model: KV cache and buffers for 2048 tokens (540 MB of KV cache for a 32B)
@@ -84,6 +86,18 @@ def convert(plan: Mapping[str, Any]) -> Needs:
     return Needs(
         _mb(_CONVERT_BYTES + (_CONVERT_BYTES_PER_ELEMENT[kind] + copy) * largest), _mb(unquantized_bytes(plan))
     )
+
+
+def converted_adapter_bytes(plan: Mapping[str, Any]) -> int:
+    """Return the bytes of an adapter's two matrices for each weight in float32."""
+    tensors = [tensor for shard in plan["shards"] for tensor in shard["tensors"]]
+    return sum(4 * edit.get("rank", 0) * sum(tensor["shape"]) for tensor in tensors for edit in tensor["edits"])
+
+
+def convert_adapter(plan: Mapping[str, Any]) -> Needs:
+    """Return what converting an adapter takes: it is in memory as it was read, in float32, and once more in the converter."""
+    size = converted_adapter_bytes(plan)
+    return Needs(_mb(_CONVERT_BYTES + _COPIES_OF_ADAPTER * size), _mb(size))
 
 
 def quantize(source: str, quantization: str, largest_tensor: int, output_bytes: int) -> Needs:

@@ -36,7 +36,7 @@ def write_model_files(base: Path, adapters: Sequence[Path], plan: Mapping[str, A
     or "adapter"). Files that an earlier run wrote and that are no longer produced are removed. Raises
     OllamakeError if the adapter's tokenizer has tokens for which the merged embedding has no row.
     """
-    tokenizer = _tokenizer_owner(base, adapters, plan)
+    tokenizer = tokenizer_owner(base, adapters, plan)
     contents: dict[str, bytes] = {
         name: (tokenizer / name).read_bytes() for name in _TOKENIZER if (tokenizer / name).is_file()
     }
@@ -97,10 +97,13 @@ def _tensors(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [tensor for shard in plan["shards"] for tensor in shard["tensors"]]
 
 
-def _tokenizer_owner(base: Path, adapters: Sequence[Path], plan: Mapping[str, Any]) -> Path:
-    """Return the folder whose tokenizer belongs to the merged weights."""
+def tokenizer_owner(base: Path, adapters: Sequence[Path], plan: Mapping[str, Any]) -> Path:
+    """Return the folder whose tokenizer belongs to the merged weights.
+
+    Raises OllamakeError if the adapter's has tokens for which the merged embedding has no row, or two adapters' differ.
+    """
     owners = [adapter for adapter in adapters if _brings_tokenizer(base, adapter, plan)]
-    others = [owner for owner in owners[1:] if _vocabulary(owner) != _vocabulary(owners[0])]
+    others = [owner for owner in owners[1:] if vocabulary(owner) != vocabulary(owners[0])]
     if others:
         raise OllamakeError(
             f"the tokenizers of the adapters {owners[0]} and {others[0]} have different tokens, so their embeddings cannot"
@@ -114,10 +117,10 @@ def _brings_tokenizer(base: Path, adapter: Path, plan: Mapping[str, Any]) -> boo
         return False
     if not (base / "tokenizer.json").is_file():
         return True
-    theirs, ours = _vocabulary(adapter), _vocabulary(base)
+    theirs, ours = vocabulary(adapter), vocabulary(base)
     if theirs == ours:
         return False
-    rows = _embedding_rows(plan)
+    rows = embedding_rows(plan)
     added = sorted(theirs.keys() - ours.keys(), key=lambda token: theirs[token])
     highest = max(theirs.values(), default=-1)
     if rows is not None and highest >= rows:
@@ -130,16 +133,17 @@ def _brings_tokenizer(base: Path, adapter: Path, plan: Mapping[str, Any]) -> boo
     return True
 
 
-def _vocabulary(folder: Path) -> dict[str, int]:
+def vocabulary(folder: Path) -> dict[str, int]:
     """Return token -> id of a tokenizer.json, added tokens included."""
     definition = _read_json(folder / "tokenizer.json")
-    vocabulary = definition.get("model", {}).get("vocab") or {}
-    if isinstance(vocabulary, list):  # Unigram: [token, score] in the order of ids
-        vocabulary = {entry[0]: number for number, entry in enumerate(vocabulary)}
-    return vocabulary | {token["content"]: token["id"] for token in definition.get("added_tokens") or []}
+    tokens = definition.get("model", {}).get("vocab") or {}
+    if isinstance(tokens, list):  # Unigram: [token, score] in the order of ids
+        tokens = {entry[0]: number for number, entry in enumerate(tokens)}
+    return tokens | {token["content"]: token["id"] for token in definition.get("added_tokens") or []}
 
 
-def _embedding_rows(plan: Mapping[str, Any]) -> int | None:
+def embedding_rows(plan: Mapping[str, Any]) -> int | None:
+    """Return how many rows the merged input embedding has; None where it is not known by its name."""
     rows = [
         tensor["shape"][0]
         for tensor in _tensors(plan)

@@ -26,13 +26,13 @@ _HEADER = """\
 """
 
 
-def modelfile_text(request: CreateRequest, gguf: PurePosixPath) -> str:
-    """Return the Modelfile; ``gguf`` is the path of the GGUF relative to it.
+def modelfile_text(request: CreateRequest, gguf: PurePosixPath, adapter: PurePosixPath | None = None) -> str:
+    """Return the Modelfile; ``gguf`` and ``adapter`` are the paths of the GGUFs relative to it.
 
     What the grammar cannot hold is left out, with a comment that says so, and logged: a Modelfile never says something
     other than what is registered.
     """
-    lines = [_HEADER.format(name=request.name), f"FROM {gguf}"]
+    lines = [_HEADER.format(name=request.name), f"FROM {gguf}", *([f"ADAPTER {adapter}"] if adapter else [])]
     for command, text in (("SYSTEM", request.system), ("TEMPLATE", request.template)):
         lines += _origin(request, command.lower())
         if text:

@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import PurePath
 from typing import Any
 
 from gguf import LlamaFileType
@@ -27,7 +28,8 @@ class ManifestForm:
     """What differs between the versions of Ollama."""
 
     source_path: bool
-    """The layer of the weights names the path of its own blob (before 0.30, which rewrites the weights)."""
+    """The layer of the weights names the path of its own blob (before 0.30, which rewrites the weights); that of an adapter
+    does, too, and later names the file of the request."""
     root_filesystem: bool
     """The config lists the digests of the layers (before 0.32.7)."""
     all_file_types: bool
@@ -79,11 +81,24 @@ def manifest_of(
     if form.source_path and source_path is not None:
         weights["from"] = source_path
     small = [(_IMAGE + kind, content) for kind, content in small_blobs(request)]
-    layers = [weights, *(_layer(media_type, content) for media_type, content in small)]
+    adapters = [] if request.adapter_blob is None else [_adapter_layer(request, form, source_path)]
+    layers = [weights, *adapters, *(_layer(media_type, content) for media_type, content in small)]
     config = go_json(_config(record, layers, form), keep_order=True)
     manifest = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": _layer(_CONFIG, config), "layers": layers}
     blobs = {hashlib.sha256(content).hexdigest(): content for content in (*(content for _, content in small), config)}
     return Manifest(go_json(manifest, keep_order=True), blobs)
+
+
+def _adapter_layer(request: CreateRequest, form: ManifestForm, source_path: str | None) -> dict[str, Any]:
+    """Return the layer of an adapter, which no version rewrites: it says where it came from."""
+    assert request.adapter_blob is not None
+    digest, size = request.adapter_blob
+    layer: dict[str, Any] = {"mediaType": f"{_IMAGE}adapter", "digest": f"sha256:{digest}", "size": size}
+    if not form.source_path:
+        layer["from"] = request.adapter
+    elif source_path is not None:
+        layer["from"] = str(PurePath(source_path).with_name(f"sha256-{digest}"))
+    return layer
 
 
 def small_blobs(request: CreateRequest) -> list[tuple[str, bytes]]:
@@ -144,10 +159,12 @@ def _layer(media_type: str, content: bytes) -> dict[str, Any]:
 
 def _config(record: dict[str, Any], layers: list[dict[str, Any]], form: ManifestForm) -> dict[str, Any]:
     """Return the config blob, in the order of Go's struct."""
+    # Before 0.30 the architecture of every GGUF is listed, from then on that of models.
+    adapters_count = sum(layer["mediaType"] == f"{_IMAGE}adapter" for layer in layers) if form.source_path else 0
     config: dict[str, Any] = {
         "model_format": "gguf",
         "model_family": record["architecture"],
-        "model_families": [record["architecture"]],
+        "model_families": [record["architecture"]] * (1 + adapters_count),
         "model_type": human_number(record["parameters"]),
         "file_type": file_type_name(record["file_type"], form),
         "architecture": "amd64",

@@ -71,6 +71,9 @@ class ShownModel:
     license: str
     parameters: dict[str, list[str]]
     """Name -> its values, as the literals that the server prints."""
+    adapter: str | None = None
+    """sha256 of the adapter, from the ADAPTER line of the Modelfile it shows."""
+    adapter_path: str | None = None
 
 
 class OllamaServer:
@@ -193,6 +196,7 @@ class OllamaServer:
         shown = _object(answer)
         modelfile = shown.get("modelfile", "")
         blob = re.search(r"^FROM (.*sha256-([0-9a-f]{64}))\s*$", modelfile, re.MULTILINE)
+        adapter = re.search(r"^ADAPTER (.*sha256-([0-9a-f]{64}))\s*$", modelfile, re.MULTILINE)
         return ShownModel(
             weights=blob[2] if blob else None,
             weights_path=blob[1] if blob else None,
@@ -200,6 +204,8 @@ class OllamaServer:
             template=shown.get("template", ""),
             license=shown.get("license", ""),
             parameters=_parameters(shown.get("parameters", "")),
+            adapter=adapter[2] if adapter else None,
+            adapter_path=adapter[1] if adapter else None,
         )
 
     def unload(self, name: str) -> None:

@@ -43,20 +43,26 @@ class OllamaStore:
         path = self.blob_file(digest)
         return path.is_file() and (size is None or path.stat().st_size == size)
 
-    def write(self, name: str, manifest: Manifest, gguf: Path, digest: str) -> None:
+    def write(
+        self, name: str, manifest: Manifest, gguf: Path, digest: str, adapter: tuple[Path, str] | None = None
+    ) -> None:
         """Put a model into the store; ``digest`` is the sha256 of ``gguf``, which is read only if its blob is not there yet.
+
+        ``adapter``: the GGUF of an adapter beside it, and its sha256.
 
         Raises OllamakeError where the folder cannot be written to, where the GGUF is another than its digest says, and where
         blobs keep vanishing.
         """
-        size = gguf.stat().st_size
+        large = [(file, blob, file.stat().st_size) for file, blob in ((gguf, digest), *([adapter] if adapter else []))]
         try:
             for _ in range(_TRIES):
-                self._put_weights(gguf, digest, size)
+                for file, blob, size in large:
+                    self._put_weights(file, blob, size)
                 for small, content in manifest.blobs.items():
                     self._put_small(small, content)
                 self._publish(self.manifest_file(name), manifest.content)
-                if self.has_blob(digest, size) and all(self.has_blob(small) for small in manifest.blobs):
+                whole = all(self.has_blob(blob, size) for _, blob, size in large)
+                if whole and all(self.has_blob(small) for small in manifest.blobs):
                     return
                 log.info("a server on %s has swept a blob of %s meanwhile; writing it again", self.folder, name)
         except OSError as error:

@@ -154,8 +154,8 @@ def _measured_on(quality: Quality) -> list[str]:
         f" {reference['gguf_sha256'][:12]}): its perplexity on this text is"
         f" {with_error(reference['ppl']['value'], reference['ppl']['error'])}.",
     ]
-    if text.get("overlap"):
-        sentences.append(f"{percent(text['overlap'])} of this text also stands in the calibration text.")
+    if quality["overlap"]:
+        sentences.append(f"{percent(quality['overlap'])} of this text also stands in the calibration text.")
     base = quality["base"]
     if base is not None and "kld" in base:
         sentences.append(

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 import shlex
-import shutil
-import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from ollamake.create_request import CreateRequest
 from ollamake.errors import OllamakeError
+from ollamake.installed_ollama import installed_version
 from ollamake.ollama_manifest import form_of_version, manifest_of
 from ollamake.ollama_server import PATIENCE, OllamaServer, ServerUnreachable
 from ollamake.ollama_store import OllamaStore
@@ -62,29 +60,47 @@ class Place:
         return server
 
 
-def register(request: CreateRequest, gguf: Path, record: Mapping[str, Any], place: Place) -> dict[str, Any]:
+def register(
+    request: CreateRequest,
+    gguf: Path,
+    record: Mapping[str, Any],
+    place: Place,
+    adapter: tuple[Path, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Register a model and return its marker.
 
     ``record`` is the GGUF's: sha256, size, architecture, parameters, file_type; the file itself is read only where its bytes
-    have to go somewhere. Raises OllamakeError if the server does not answer where it is demanded, refuses, or holds
-    something else afterwards than what was asked.
+    have to go somewhere. ``adapter``: the GGUF of an adapter that is added to it while it runs, and its record.
+
+    Raises OllamakeError if the server does not answer where it is demanded, refuses, or holds something else afterwards than
+    what was asked.
     """
-    if gguf.stat().st_size != record["size"]:
-        raise OllamakeError(
-            f"{gguf} has {gguf.stat().st_size} bytes, its record says {record['size']}: it was changed or cut short."
-            " Delete it and run again; it is quantized anew."
-        )
+    files = {"gguf": (gguf, record)} | ({} if adapter is None else {"adapter": adapter})
+    for kind, (file, known) in files.items():
+        if file.stat().st_size != known["size"]:
+            made = "quantized" if kind == "gguf" else "converted"
+            raise OllamakeError(
+                f"{file} has {file.stat().st_size} bytes, its record says {known['size']}: it was changed or cut short."
+                f" Delete it and run again; it is {made} anew."
+            )
+    if adapter is not None:
+        file, known = adapter
+        request = replace(request, adapter=file.name, adapter_blob=(known["sha256"], known["size"]))
+    weights = [(file, str(known["sha256"])) for file, known in files.values()]
     server = place.server()
     if server is not None:
         with _one_at_a_time(server.address):
-            held = _register_on_server(server, request, gguf, record)
+            held = _register_on_server(server, request, weights, record)
     else:
         with _one_at_a_time(str(Path(place.store).resolve())):
-            held = _register_in_store(Path(place.store), request, gguf, record)
+            held = _register_in_store(Path(place.store), request, weights, record)
     return {
         "name": request.name,
         **held,
-        "gguf": {"file": str(gguf), "sha256": record["sha256"], "size": record["size"]},
+        **{
+            kind: {"file": str(file), "sha256": known["sha256"], "size": known["size"]}
+            for kind, (file, known) in files.items()
+        },
         "request": request.as_api(record["sha256"]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -118,7 +134,7 @@ def marker_differences(marker: Mapping[str, Any], request: CreateRequest, weight
 
 
 def _register_on_server(
-    server: OllamaServer, request: CreateRequest, gguf: Path, record: Mapping[str, Any]
+    server: OllamaServer, request: CreateRequest, weights: Sequence[tuple[Path, str]], record: Mapping[str, Any]
 ) -> dict[str, Any]:
     digest = record["sha256"]
     if server.is_loaded(request.name):
@@ -126,7 +142,8 @@ def _register_on_server(
         log.info("%s is loaded in its former form; unloading it", request.name)
         server.unload(request.name)
     for attempt in range(_TRIES):
-        _put_weights(server, gguf, digest)
+        for file, blob in weights:
+            _put_weights(server, file, blob)
         try:
             server.create(request.as_api(digest), record["size"])
         except OllamakeError as error:
@@ -144,7 +161,8 @@ def _register_on_server(
     version = server.version(once=False)
     proven = manifest == predicted_digest(version, request, record, server.show(request.name))
     log.info(
-        "verified: weights, system, template, license, parameters and every blob%s",
+        "verified: weights%s, system, template, license, parameters and every blob%s",
+        "" if request.adapter is None else ", adapter",
         "; the manifest is the one that was asked for, byte for byte" if proven else "",
     )
     return {"target": "server", "host": server.address, "server_version": version, "manifest_digest": manifest}
@@ -157,26 +175,16 @@ def _put_weights(server: OllamaServer, gguf: Path, digest: str) -> None:
         server.upload_blob(gguf, digest)
 
 
-def _register_in_store(folder: Path, request: CreateRequest, gguf: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+def _register_in_store(
+    folder: Path, request: CreateRequest, weights: Sequence[tuple[Path, str]], record: Mapping[str, Any]
+) -> dict[str, Any]:
     store = OllamaStore(folder)
     version = installed_version()
     blob = str(store.blob_file(record["sha256"]).absolute())
     manifest = manifest_of(request, dict(record), form_of_version(version), blob)
-    store.write(request.name, manifest, gguf, record["sha256"])
+    store.write(request.name, manifest, *weights[0], *weights[1:])
     _refuse(store_differences(store, request, record["sha256"], manifest.digest), request.name, str(folder))
     return {"target": "store", "store": str(folder), "server_version": version, "manifest_digest": manifest.digest}
-
-
-def installed_version() -> str | None:
-    """Return the version of the `ollama` on PATH, whose form a store is written in, or None without one."""
-    program = shutil.which("ollama")
-    if program is None:
-        return None
-    # It also asks a running server for its version; an address where nothing is keeps it from that.
-    environment = {**os.environ, "OLLAMA_HOST": "127.0.0.1:1"}
-    done = subprocess.run([program, "--version"], env=environment, capture_output=True, text=True, check=False)
-    words = [word for line in done.stdout.splitlines() if "version" in line for word in line.split()]
-    return words[-1] if words else None
 
 
 def _refuse(differences: list[str], name: str, where: str) -> None:

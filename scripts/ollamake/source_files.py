@@ -140,13 +140,52 @@ def adapter_weights(folder: Path, key: str) -> list[str]:
     missing = [] if has_config else ["adapter_config.json"]
     missing += [] if found else [" or ".join(ADAPTER_WEIGHTS)]
     raise OllamakeError(
-        f"{key}: {str(folder)!r} has no {' and no '.join(missing)}.{_nearby(folder)} {_EXPECTED['adapter']}"
+        f"{key}: {str(folder)!r} has no {' and no '.join(missing)}.{_unfinished(folder)} {_EXPECTED['adapter']}"
     )
+
+
+def _unfinished(folder: Path) -> str:
+    """Say what a training that did not come to its end has left in place of an adapter; else name adapters nearby."""
+    checkpoints = sorted((path for path in folder.glob("checkpoint-*") if path.is_dir()), key=_number)
+    whole = [path for path in checkpoints if _is_adapter(path)]
+    if checkpoints:
+        last = (
+            f"The last whole one is {whole[-1]}: give that one" if whole else "None of them has an adapter: train again"
+        )
+        partial = " (its saving was interrupted)" if checkpoints[-1] not in whole else ""
+        return (
+            f" The training seems not to have come to its end: there are checkpoints up to {checkpoints[-1].name}{partial}, but"
+            f" what training saves last is missing. {last}, or let the training go on from there and save it."
+        )
+    state = sorted(file.name for pattern in _TRAINING_STATE for file in folder.glob(pattern))
+    if not state:
+        return _nearby(folder)
+    others = sorted((file.parent for file in folder.parent.glob("*/adapter_config.json")), key=_number)
+    whole = [path for path in others if path != folder and _is_adapter(path)]
+    return (
+        f" It has the state of a training ({', '.join(state[:4])}), but not what was trained: the training is not finished, or"
+        " its saving was interrupted." + (f" A whole one nearby is {whole[-1]}." if whole else "")
+    )
+
+
+_TRAINING_STATE = ("optimizer.*", "scheduler.pt", "trainer_state.json", "rng_state*.pth", "global_step*")
+"""What transformers' Trainer and DeepSpeed save to let a training go on."""
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").is_file() and any((folder / name).is_file() for name in ADAPTER_WEIGHTS)
+
+
+def _number(path: Path) -> tuple[int, str]:
+    """Return what checkpoints are ordered by: the number at the end of their names."""
+    found = re.search(r"(\d+)$", path.name)
+    return int(found[1]) if found else -1, path.name
 
 
 def _nearby(folder: Path) -> str:
     """Name folders with an adapter beside or below a folder that is none: a checkpoint, or a typing error."""
-    below = sorted(folder.glob("*/adapter_config.json")) if folder.is_dir() else []
-    beside = sorted(folder.parent.glob("*/adapter_config.json")) if folder.parent.is_dir() else []
-    names = [str(file.parent) for file in (below or beside)[:4]]
+    below = folder.glob("*/adapter_config.json") if folder.is_dir() else []
+    beside = folder.parent.glob("*/adapter_config.json") if folder.parent.is_dir() else []
+    near = [file.parent for file in below] or [file.parent for file in beside if file.parent != folder]
+    names = [str(path) for path in sorted(near, key=_number, reverse=True)[:4]]
     return f" Adapters nearby: {', '.join(names)}." if names else ""

@@ -44,7 +44,7 @@ def server_differences(
         found.append(f"manifest: {expected_manifest} was registered, it now has {digest}")
     # Where it has added parameters of its own its blob is another; what they are has been compared above.
     added = shown.parameters.keys() - request.parameters.keys()
-    blobs = [("weights", weights)]
+    blobs = [("weights", weights), *_adapter(request)]
     blobs += [(kind, _digest(content)) for kind, content in small_blobs(request) if not (kind == "params" and added)]
     found += [
         f"the blob of the {kind} (sha256 {blob}) is not there" for kind, blob in blobs if not server.has_blob(blob)
@@ -53,16 +53,19 @@ def server_differences(
 
 
 def blob_damage(shown: ShownModel) -> list[str]:
-    """Return whether a server's blob of the weights is damaged, where it lies on this machine and may be read.
+    """Return which of a server's blobs of weights and adapter are damaged, where they lie on this machine and may be read.
 
     A server checks a blob when it comes and never again.
     """
-    blob = Path(shown.weights_path or "")
-    if not blob.is_absolute() or not os.access(blob, os.R_OK):
-        return []
-    with progress_bar(blob.stat().st_size, f"sha256 of {blob.name[:19]}") as progress:
-        found = sha256_of(blob, progress.update)
-    return [] if found == shown.weights else [f"the blob {blob} has other bytes than its name says: it is damaged"]
+    found = []
+    for path, digest in ((shown.weights_path, shown.weights), (shown.adapter_path, shown.adapter)):
+        blob = Path(path or "")
+        if not blob.is_absolute() or not os.access(blob, os.R_OK):
+            continue
+        with progress_bar(blob.stat().st_size, f"sha256 of {blob.name[:19]}") as progress:
+            if sha256_of(blob, progress.update) != digest:
+                found.append(f"the blob {blob} has other bytes than its name says: it is damaged")
+    return found
 
 
 def predicted_digest(server_version: str, request: CreateRequest, record: Mapping[str, Any], shown: ShownModel) -> str:
@@ -74,6 +77,9 @@ def shown_differences(request: CreateRequest, weights: str, shown: ShownModel) -
     """Compare what a server shows of a model with what was asked for."""
     if shown.weights != weights:
         yield f"weights: asked for sha256 {weights}, it has {shown.weights}"
+    adapter = dict(_adapter(request)).get("adapter")
+    if shown.adapter != adapter:
+        yield f"adapter: asked for sha256 {adapter}, it has {shown.adapter}"
     if shown.system != (request.system or ""):
         yield f"system: asked for {request.system!r}, it has {shown.system!r}"
     # Without a TEMPLATE of ours the server may have chosen one; from 0.30 on it shows the GGUF's Jinja where it prefers
@@ -119,7 +125,11 @@ def _store_differences(
     digest = _digest(path.read_bytes())
     if expected_manifest is not None and digest != expected_manifest:
         found.append(f"manifest: {expected_manifest} was registered, it now has {digest}")
-    asked = [("model", weights), *((kind, _digest(content)) for kind, content in small_blobs(request))]
+    asked = [
+        ("model", weights),
+        *_adapter(request),
+        *((kind, _digest(content)) for kind, content in small_blobs(request)),
+    ]
     have = [(kind, digest.removeprefix("sha256:")) for kind, digest, _ in held[:-1]]
     missing, added = [one for one in asked if one not in have], [one for one in have if one not in asked]
     found += [f"{kind}: asked for sha256 {digest}, the store does not name it" for kind, digest in missing]
@@ -130,6 +140,11 @@ def _store_differences(
         elif deep and f"sha256:{_sha256(store, digest, size)}" != digest:
             found.append(f"the blob of the {kind} ({digest}) has other bytes than its name says: it is damaged")
     return found
+
+
+def _adapter(request: CreateRequest) -> list[tuple[str, str]]:
+    """Return ("adapter", sha256) of a request's adapter, if it has one."""
+    return [] if request.adapter_blob is None else [("adapter", request.adapter_blob[0])]
 
 
 def _sha256(store: OllamaStore, digest: str, size: int) -> str:

@@ -41,6 +41,38 @@ def not_a_number(build: Build) -> None:
     save_file({name: torch.full_like(tensor, float("nan")) for name, tensor in load_file(file).items()}, file)
 
 
+def trained_on_another_model(build: Build) -> None:
+    """All shapes fit: the layers that the adapter has are as wide there, but there are more of them."""
+    (build.folder / "deeper").mkdir()
+    shutil.copy2(build.folder / "base/config.json", build.folder / "deeper")
+    change_json(build.folder / "deeper/config.json", num_hidden_layers=12)
+    change_json(build.folder / "adapter/adapter_config.json", base_model_name_or_path="deeper")
+
+
+def add_token(build: Build) -> None:
+    tokenizer = json.loads((build.folder / "base/tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["added_tokens"].append(tokenizer["added_tokens"][0] | {"id": 4096, "content": "<|new|>"})
+    (build.folder / "adapter/tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+
+
+def leave_checkpoints(build: Build) -> None:
+    adapter = build.folder / "adapter"
+    for step in (500, 1000):
+        shutil.copytree(adapter, build.folder / f"run/checkpoint-{step}")
+    build.model()["adapter"] = "run"
+
+
+def leave_the_optimizer(build: Build) -> None:
+    leave_checkpoints(build)
+    last = build.folder / "run/checkpoint-1000"
+    (last / "adapter_model.safetensors").rename(last / "optimizer.pt")
+    build.model()["adapter"] = "run/checkpoint-1000"
+
+
+def register_twice(build: Build) -> None:
+    build.config["models"]["other"] = build.model() | {"ollama": {"name": "library/small"}}
+
+
 def set_model(**changes: Any) -> Edit:
     return lambda build: build.model().update(changes)
 
@@ -56,6 +88,27 @@ CASES: dict[str, tuple[Edit, list[str]]] = {
         ["models.small.adapter", "'adaptor' does not exist", "Adapters nearby: adapter"],
     ),
     "adapter for another base": (narrow_adapter, ["does not fit the base", "the base has"]),
+    "adapter of another model": (
+        trained_on_another_model,
+        [
+            "models.small.base: base is another model",
+            "adapter/adapter_config.json (models.small.adapter) names 'deeper'",
+            "num_hidden_layers: 2 in models.small.base, 12 in what the adapter names",
+        ],
+    ),
+    "tokens without rows": (add_token, ["the tokenizer of the adapter adapter has 1 tokens", "'<|new|>'", "4096 rows"]),
+    "training that did not end": (
+        leave_checkpoints,
+        ["models.small.adapter", "checkpoints up to checkpoint-1000", "The last whole one is run/checkpoint-1000"],
+    ),
+    "an optimizer without its adapter": (
+        leave_the_optimizer,
+        ["models.small.adapter", "state of a training (optimizer.pt)", "A whole one nearby is run/checkpoint-500"],
+    ),
+    "two models of one name": (
+        register_twice,
+        ["models.small (Q4_K_M) and models.other (Q4_K_M) would both be registered as"],
+    ),
     "adapter of another kind": (
         lambda build: change_json(build.folder / "adapter/adapter_config.json", peft_type="PREFIX_TUNING"),
         ["peft_type PREFIX_TUNING", "nothing to merge"],

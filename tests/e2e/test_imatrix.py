@@ -145,6 +145,7 @@ def test_the_bytes_are_those_of_one_run_of_llama_imatrix(made: Files, imatrix: P
         "source_sha256": sha256_of(made.gguf),
         "text_sha256": sha256_of(made.text),
         "warnings": [],
+        "spec": "{}",
     }
 
 

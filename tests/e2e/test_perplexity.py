@@ -17,14 +17,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf import GGUFReader
 from random_gguf import SPECIAL, Shape, overflow_at, set_weight
 from snakemake_runs import LLAMA_CPP, REPOSITORY
 
 import evaluate_quality
 import evaluate_reference
 import measure_speed
-from ollamake import perplexity_reference
+from ollamake import nonfinite_weights, perplexity_reference
 from ollamake.errors import OllamakeError
+from ollamake.gguf_header import BLOCK_SIZES, read_gguf_header
 from ollamake.gguf_quantization import quantize
 from ollamake.llama_cpp_patch import PATCH
 from ollamake.logits_file import logits_bytes, read_header
@@ -35,6 +37,14 @@ SMALL = Shape(vocabulary=301, width=256, layers=2, feed_forward=512)
 LARGE = Shape(vocabulary=32_000, width=768, layers=8, feed_forward=2048)
 """0.1 billion parameters."""
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+HIGH, LOW = ("max", "p99_9", "p99", "p95", "p90"), ("p10", "p5", "p1", "p0_1", "min")
+PRINTED = (
+    *("ppl", "ppl_reference", "ppl_correlation", "ln_ppl_ratio", "ppl_ratio", "ppl_difference"),
+    *(f"kld.{key}" for key in ("mean", *HIGH, "median", *LOW)),
+    *(f"delta_p.{key}" for key in ("mean", *HIGH, "p75", "median", "p25", *LOW, "rms")),
+    "same_top",
+)
+"""Our names of what llama-perplexity prints, line by line."""
 RARE = "Z"
 """Stands in the third chunk of the text and nowhere else."""
 
@@ -127,7 +137,7 @@ def program(llama_cpp: Callable[[str], Path]) -> Path:
 def models(llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
     models = {"F16": SMALL.write(folder / "F16.gguf")}
-    for kind in ("Q8_0", "Q4_0"):
+    for kind in ("Q8_0", "Q4_0", "Q1_0", "Q2_0"):
         models[kind] = folder / f"{kind}.gguf"
         quantize(llama_cpp("llama-quantize"), models["F16"], models[kind], kind, 2)
     return models
@@ -151,14 +161,26 @@ def run(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[st
     return subprocess.run([program, *sizes, *arguments], capture_output=True, text=True, check=True)
 
 
-def numbers(figures: Any) -> list[float]:
-    return (
-        [number for value in figures.values() for number in numbers(value)] if isinstance(figures, dict) else [figures]
-    )
+def numbers(figures: Any, place: str) -> list[float]:
+    """Return a figure, and its error if it has one, of those that evaluate_quality found."""
+    for key in place.split("."):
+        figures = figures[key]
+    return [figures["value"], figures["error"]] if isinstance(figures, dict) else [figures]
 
 
-def expect_the_programs_own_figures(job: Job, reference: Path, gguf: Path, kind: str, vocabulary: int) -> None:
-    """Compare with two runs of llama-perplexity by hand: every figure that it prints, and the bytes of its logits file."""
+def printed_numbers(line: str) -> list[float]:
+    """Return figure and error of a line; where two models are equal to the last bits, an error of 0 is printed as nan."""
+    figure, *error = re.findall(r"-?(?:\d+\.\d+|nan)", line.rpartition(":")[2])
+    return [float(figure), *(0.0 if text.endswith("nan") else float(text) for text in error)]
+
+
+def expect_the_programs_own_figures(
+    job: Job, reference: Path, gguf: Path, kind: str, vocabulary: int
+) -> dict[str, Any]:
+    """Compare with two runs of llama-perplexity by hand: every figure that it prints, and the bytes of its logits file.
+
+    Return what evaluate_quality found.
+    """
     record = job.reference(reference)
     text, logits = job.folder / "evaluation.txt", job.folder / "own.kld"
     own = run(job.program, "-m", reference, "-f", text, "--chunks", str(job.chunks), "--kl-divergence-base", logits)
@@ -172,25 +194,14 @@ def expect_the_programs_own_figures(job: Job, reference: Path, gguf: Path, kind:
     own = run(job.program, "-m", gguf, "--kl-divergence", "--kl-divergence-base", logits)
     lines = [line for line in own.stdout.partition("====== Perplexity")[2].splitlines() if ":" in line]
     assert quality["printed"] == lines
-    printed = [float(text) for line in lines for text in re.findall(r"-?\d+\.\d+", line.rpartition(":")[2])]
-    parts = (
-        "ppl",
-        "ppl_reference",
-        "ppl_correlation",
-        "ln_ppl_ratio",
-        "ppl_ratio",
-        "ppl_difference",
-        "kld",
-        "delta_p",
-        "same_top",
-    )
-    assert sorted(numbers({part: quality[part] for part in parts})) == sorted(printed)
-    assert quality["kld"]["mean"]["value"] > 0
+    assert [numbers(quality, place) for place in PRINTED] == [printed_numbers(line) for line in lines]
+    return quality
 
 
-@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q1_0", "Q2_0"])
 def test_the_figures_are_the_programs_own(job: Job, models: dict[str, Path], kind: str) -> None:
-    expect_the_programs_own_figures(job, models["F16"], models[kind], kind, 301)
+    quality = expect_the_programs_own_figures(job, models["F16"], models[kind], kind, 301)
+    assert quality["kld"]["mean"]["value"] > 0
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_K_M"])
@@ -200,7 +211,8 @@ def test_the_figures_of_a_tenth_of_a_billion_parameters_are_the_programs_own(
     gguf = tmp_path / f"{kind}.gguf"
     quantize(llama_cpp("llama-quantize"), large, gguf, kind, 2)
     job = Job(program, tmp_path, random_text(CONTEXT * 2 + 5 + 80), chunks=2)
-    expect_the_programs_own_figures(job, large, gguf, kind, 32_000)
+    quality = expect_the_programs_own_figures(job, large, gguf, kind, 32_000)
+    assert quality["kld"]["mean"]["value"] > 0
 
 
 def test_the_coarser_the_farther(job: Job, models: dict[str, Path]) -> None:
@@ -220,10 +232,9 @@ def test_a_model_against_itself(job: Job, models: dict[str, Path]) -> None:
 
 def test_a_tenth_of_a_billion_parameters_against_themselves(program: Path, large: Path, tmp_path: Path) -> None:
     job = Job(program, tmp_path, random_text(CONTEXT * 2 + 5 + 80), chunks=2)
-    record = job.reference(large)
-    assert (record["vocabulary"], record["logits_bytes"]) == (32_000, logits_bytes(CONTEXT, 32_000, 2))
-    quality = job.quality(large, large, "F16")
-    assert quality["kld"]["mean"]["value"] == 0.0
+    quality = expect_the_programs_own_figures(job, large, large, "F16", 32_000)
+    (mean,) = (line for line in quality["printed"] if re.match(r"Mean +KLD:", line))
+    assert re.fullmatch(r"Mean +KLD: +-?0\.000000 ± +0\.000000", mean)
     assert quality["same_top"] == {"value": 100.0, "error": 0.0}
     assert max(abs(quality["kld"]["max"]), abs(quality["kld"]["min"])) < 1e-4
 
@@ -323,6 +334,39 @@ def test_nan_in_a_quantization(job: Job, models: dict[str, Path], tmp_path: Path
         job.pipe()
     with pytest.raises(OllamakeError, match=r"faulty\.gguf: .*--check-tensors.*blk\.1\.ffn_up\.weight \("):
         job.quality(models["F16"], faulty)
+
+
+@pytest.mark.parametrize("kind", ["Q1_0", "Q2_0"])
+def test_nan_in_a_type_that_the_gguf_package_does_not_know(
+    job: Job, models: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    faulty = Path(shutil.copy(models[kind], tmp_path / "faulty.gguf"))
+    (tensor,) = (one for one in read_gguf_header(faulty, ()).tensors if one.name == "blk.1.ffn_up.weight")
+    with faulty.open("r+b") as file:
+        file.seek(tensor.begin)
+        file.write(np.array([np.nan], np.float16).tobytes())
+    job.reference(models["F16"])
+    block = BLOCK_SIZES[tensor.kind][0]
+    said = rf"faulty\.gguf: .*--check-tensors.*blk\.1\.ffn_up\.weight \({block} NaN and 0 infinite of 131072\)"
+    with pytest.raises(OllamakeError, match=said):
+        job.quality(models["F16"], faulty, kind)
+
+
+@pytest.mark.parametrize("kind", ["Q1_0", "Q2_0"])
+def test_weights_are_dequantized_as_by_llama_cpp(
+    llama_cpp: Callable[[str], Path], models: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    again = tmp_path / "F32.gguf"
+    command = [llama_cpp("llama-quantize"), "--allow-requantize", models[kind], again, "F32", "2"]
+    subprocess.run(command, check=True, capture_output=True)
+    expected = {one.name: one.data.ravel() for one in GGUFReader(again).tensors}
+    content = models[kind].read_bytes()
+    tensors = [one for one in read_gguf_header(models[kind], ()).tensors if one.kind == {"Q1_0": 41, "Q2_0": 42}[kind]]
+    assert len(tensors) >= 2 * 7
+    for tensor in tensors:
+        data = np.frombuffer(content[tensor.begin : tensor.begin + tensor.size], np.uint8)
+        values = nonfinite_weights._values(data, tensor.kind).ravel()
+        assert np.array_equal(values, expected[tensor.name])
 
 
 def test_nan_that_came_into_the_reference_since(job: Job, models: dict[str, Path], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
 from ollamake.gguf_conversion import convert
 from ollamake.gguf_quantization import quantize
+from ollamake.gguf_record import gguf_record
 from ollamake.quantization_types import QUANTIZATION_TYPES
 
 
@@ -45,6 +46,11 @@ def test_needs_an_importance_matrix_or_not(program: Path, gguf: Path, name: str)
             quantize(program, gguf, output, name, 2)
     else:
         quantize(program, gguf, output, name, 2)
+        record = gguf_record(output, output.name, name)
+        assert (record["size"], record["parameters"]) == (
+            output.stat().st_size,
+            gguf_record(gguf, "s", "F16")["parameters"],
+        )
         output.unlink()
 
 

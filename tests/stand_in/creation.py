@@ -1,8 +1,8 @@
 """POST /api/create as server/create.go does it, from the JSON request to the manifest.
 
-Played: `files` with GGUFs (models, and adapters and projectors as they are), `from` of a local model, template, system,
-license, parameters, messages, renderer, parser, requires. Of the chat templates that Ollama recognises by edit distance
-only ChatML is known here. Not played: safetensors, split GGUFs, quantize, adapters, draft models, info, remote models,
+Played: `files` with GGUFs (models, and adapters and projectors as they are), `adapters` with one, `from` of a local model,
+template, system, license, parameters, messages, renderer, parser, requires. Of the chat templates that Ollama recognises by
+edit distance only ChatML is known here. Not played: safetensors, split GGUFs, quantize, draft models, info, remote models,
 and what Ollama adds for single architectures (gemma4, laguna, nemotron_h).
 """
 
@@ -106,6 +106,8 @@ class Creation:
             parts = yield from self._from_files()
         else:
             raise Refused(400, "neither 'from' or 'files' was specified")
+        if self.request.get("adapters") is not None:
+            parts += yield from self._from_adapters()
         layers = []
         for part in parts:
             if part.is_rewritten:
@@ -144,6 +146,26 @@ class Creation:
 
     def _from_files(self) -> Iterator[Any]:
         files: dict[str, str] = self.request["files"]
+        parts = yield from self._parts(files)
+        for part in list(parts):
+            if part.gguf and part.gguf.chat_template and _is_chatml(part.gguf.chat_template):
+                template = self.store.add_text(_CHATML, "template")
+                template.status = "using autodetected template chatml"
+                stop = self.store.add_text(f"{go_json({'stop': _CHATML_STOP})}\n", "params")
+                parts += [_Part(template), _Part(stop)]
+        return parts
+
+    def _from_adapters(self) -> Iterator[Any]:
+        files: dict[str, str] = self.request["adapters"]
+        try:
+            if len(files) > 1 and any(self._is_gguf(file, digest) for file, digest in files.items()):
+                raise Refused(400, "only one adapter is currently supported")
+            return (yield from self._parts(files))
+        except (FileTrouble, BadGguf) as error:
+            raise Refused(400, str(error)) from error
+
+    def _parts(self, files: dict[str, str]) -> Iterator[Any]:
+        """Read the GGUFs of a request; what they are says their header, not the key of the request."""
         if not any(self._is_gguf(file, digest) for file, digest in files.items()):
             raise Refused(400, "unknown type")
         parts = []
@@ -161,12 +183,6 @@ class Creation:
             kind = _kind(gguf)
             kept = any(tensor.name.startswith(_COMPATIBILITY_TENSORS) for tensor in gguf.tensors)
             parts.append(_Part(self.store.reuse(files[file], IMAGE + kind, file), gguf, kind == "model" and not kept))
-        for part in list(parts):
-            if part.gguf and part.gguf.chat_template and _is_chatml(part.gguf.chat_template):
-                template = self.store.add_text(_CHATML, "template")
-                template.status = "using autodetected template chatml"
-                stop = self.store.add_text(f"{go_json({'stop': _CHATML_STOP})}\n", "params")
-                parts += [_Part(template), _Part(stop)]
         return parts
 
     def _is_gguf(self, file: str, digest: str) -> bool:

@@ -30,6 +30,7 @@ class Model:
     config: dict[str, Any]
     path: Path | None = None
     """Blob of the weights, which is what a running model is known by."""
+    adapters: list[Path] = field(default_factory=list)
     parent: str = ""
     gguf: Gguf | None = None
     template: str = BARE_PROMPT
@@ -101,6 +102,8 @@ def read_model(store: Store, name: Name) -> Model:
                 model.gguf = read_gguf(model.path)
             except (OSError, BadGguf):
                 model.gguf = None
+        elif kind == "adapter":
+            model.adapters.append(store.blob(layer.digest))
         elif kind == "template":
             model.template, model.has_go_template = _content(store, layer.digest), True
             variables(model.template)
@@ -220,7 +223,8 @@ def _model_info(gguf: Gguf, *, verbose: bool) -> dict[str, Any]:
 
 
 def _modelfile(model: Model) -> str:
-    commands = [f"FROM {model.path}", f"TEMPLATE {_in_quotes(model.template)}"]
+    commands = [f"FROM {model.path}", *(f"ADAPTER {path}" for path in model.adapters)]
+    commands.append(f"TEMPLATE {_in_quotes(model.template)}")
     if model.system:
         commands.append(f"SYSTEM {_in_quotes(model.system)}")
     for key in ("renderer", "parser"):

@@ -62,6 +62,7 @@ class Runner:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         command = [str(program), "--model", str(model.path), "--port", str(self.port), "--host", "127.0.0.1"]
+        command += [argument for path in model.adapters for argument in ("--lora", str(path))]
         command += ["--no-webui", "--offline", "-c", str(options["num_ctx"]), "-np", "1"]
         if model.is_rendered_in_go:
             # The name is a placeholder: prompts come rendered.
@@ -216,7 +217,8 @@ class Runners:
             wanted = {name: options.get(name) for name in _OF_PROCESS}
             if automatic_context and runner.automatic_context:
                 wanted["num_ctx"] = runner.options["num_ctx"]
-            if runner.is_up and wanted == {name: runner.options.get(name) for name in _OF_PROCESS}:
+            same = runner.model.adapters == model.adapters
+            if runner.is_up and same and wanted == {name: runner.options.get(name) for name in _OF_PROCESS}:
                 return runner
             # Ollama waits for those who use it; here nobody is waited for.
             self._unload(runner)

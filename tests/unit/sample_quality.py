@@ -115,7 +115,6 @@ def text_record(**changes: Any) -> dict[str, Any]:
         "parse_special": True,
         "unknown_tokens": 0,
         "sha256": TEXT_SHA,
-        "overlap": 0.0,
         "warnings": [],
     } | changes
 
@@ -171,6 +170,7 @@ def sample_quality(
     base: Mapping[str, Any] | None = None,
     plan: Mapping[str, Any] | None = None,
     text: Mapping[str, Any] | None = None,
+    overlap: float | None = None,
     imatrix: Collection[str] = (),
     measured: Mapping[str, Mapping[str, Any]] | None = None,
     **plan_options: Any,
@@ -191,4 +191,5 @@ def sample_quality(
             "on_fail": on_fail,
             "registered": [kind for kind in types if kind not in compare],
         },
+        None if overlap is None else {"share": overlap, "warnings": []},
     )

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf import GGUFReader, GGUFWriter
+from gguf import GGUFWriter
 
-from ollamake.gguf_tokenizer import tokenizer_facts
+from ollamake.gguf_header import read_gguf_header
+from ollamake.gguf_tokenizer import KEYS, tokenizer_facts
 
 TOKENS = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|eot_id|>", "道"]
 
@@ -23,7 +24,7 @@ def facts(folder: Path, model: str | None, tokens: list[str] | None = None, **ke
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    return tokenizer_facts(GGUFReader(folder / "m.gguf"))
+    return tokenizer_facts(read_gguf_header(folder / "m.gguf", KEYS).values)
 
 
 def of(folder: Path, model: str, tokens: list[str] | None = None, **keys: Any) -> dict[str, Any]:

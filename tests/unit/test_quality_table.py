@@ -60,7 +60,7 @@ def test_figures_are_those_of_all_types() -> None:
 
 
 def test_what_it_was_measured_on() -> None:
-    quality = sample_quality(base=base_measurement(), text=text_record(overlap=0.034))
+    quality = sample_quality(base=base_measurement(), overlap=0.034)
     text = words(quality_markdown(quality))
     assert "config/texts/handbook.txt, config/texts/chats.jsonl (212 conversations): 64,211 tokens" in text
     assert "64,211 tokens, the beginning of it only, measured in" in text

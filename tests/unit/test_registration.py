@@ -16,10 +16,11 @@ from ollamake import ollama_server, registration
 from ollamake.create_request import CreateRequest, request_of_marker
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
+from ollamake.installed_ollama import installed_version
 from ollamake.ollama_manifest import NEWEST, form_of_version, manifest_of
 from ollamake.ollama_server import ServerUnreachable
 from ollamake.ollama_store import OllamaStore
-from ollamake.registration import Place, chat_command, installed_version, marker_differences, register
+from ollamake.registration import Place, chat_command, marker_differences, register
 
 REQUEST = CreateRequest("m:q8_0", "m.gguf", "S", None, ("MIT",), {"top_k": 3, "stop": ["<a>\n"]}, {"top_k": "somebody"})
 NOBODY = "127.0.0.1:1"
