@@ -2,23 +2,62 @@
 Merged checkpoint -> checkpoints that transformers and vLLM load quantized by bitsandbytes.
 
 OUTPUTS:
+    results/{model}/bitsandbytes_records/{precision}/plan.json                               how each tensor is stored
     results/{model}/bitsandbytes/{precision}/model-{shard}-of-{nshards}.safetensors          one job a shard
     results/{model}/bitsandbytes_records/{precision}/model-{shard}-of-{nshards}.json         what that job read and wrote
     results/{model}/bitsandbytes/{precision}/{config.json, tokenizer ...}                    everything beside the weights
     results/{model}/bitsandbytes/{precision}.json                                            what the checkpoint is
+    results/{model}/quality/{precision}.json                                                 how far it is from the merged one
+    results/{model}/bitsandbytes_records/{user}.released    where they are not kept: who needs the merged shards no more
 
 {precision} is nf4 or int8. What bitsandbytes keeps beside a weight is always in the weight's own shard, so a checkpoint has as
 many shards as the merged one, and each is made alone.
 """
 
 
+rule plan_bitsandbytes:
+    """Ask transformers which tensors it would quantize; refuse what cannot be, before the heavy jobs."""
+    input:
+        plan=rules.plan_merge.output,
+        config=base_config,
+        script=script("plan_bitsandbytes"),
+        library=library("plan_bitsandbytes"),
+    output:
+        BITSANDBYTES_PLAN,
+    log:
+        "logs/plan_bitsandbytes/{model}.{precision}.log",
+    priority: 90
+    localrule: True
+    conda:
+        "../envs/bitsandbytes.yaml"
+    threads: ALL_CORES
+    resources:
+        mem_mb=1500,
+    params:
+        base=lambda wildcards, input: os.path.dirname(input.config),
+        key="models.{model}.bitsandbytes",
+        settings=bitsandbytes_weights_settings,
+    message:
+        "Planning {wildcards.precision} of {wildcards.model}"
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --plan {input.plan:q} \
+            --base {params.base:q} \
+            --key {params.key:q} \
+            --settings {params.settings:q} \
+            --output {output:q}
+        """
+
+
 rule quantize_bitsandbytes:
     """Quantize one merged shard, a band of a tensor at a time, to what transformers and bitsandbytes would save."""
     input:
-        shard=ancient(MERGED_SHARD),
-        merged=MERGE_RECORD,
+        shard=merged_to_quantize,
+        merged=merged_record_to_quantize,
         plan=rules.plan_merge.output,
-        config=base_config,
+        layers=BITSANDBYTES_PLAN,
         script=script("quantize_bitsandbytes"),
         library=library("quantize_bitsandbytes"),
     output:
@@ -35,9 +74,8 @@ rule quantize_bitsandbytes:
         mem_mb=bitsandbytes_mem_mb,
         disk_mb=bitsandbytes_disk_mb,
     params:
-        base=lambda wildcards, input: os.path.dirname(input.config),
-        key="models.{model}.bitsandbytes",
-        settings=bitsandbytes_weights_spec,
+        merged=MERGED_SHARD,
+        spec=bitsandbytes_shard_spec,
     message:
         "Quantizing shard {wildcards.shard} of {wildcards.nshards} of {wildcards.model} to {wildcards.precision}"
     shell:
@@ -45,12 +83,10 @@ rule quantize_bitsandbytes:
         exec &> >(tee {log:q})
         python {input.script:q} \
             --precision {wildcards.precision:q} \
-            --plan {input.plan:q} \
-            --base {params.base:q} \
-            --key {params.key:q} \
-            --settings {params.settings:q} \
-            --shard {input.shard:q} \
+            --layers {input.layers:q} \
+            --shard {params.merged:q} \
             --merge-record {input.merged:q} \
+            --spec {params.spec:q} \
             --output {output.shard:q} \
             --record {output.record:q}
         """
@@ -61,14 +97,14 @@ rule write_bitsandbytes_files:
     input:
         records=bitsandbytes_records,
         shards=bitsandbytes_shards,
-        plan=rules.plan_merge.output,
+        layers=BITSANDBYTES_PLAN,
         manifest=rules.write_model_files.output.manifest,
         script=script("write_bitsandbytes_files"),
         library=library("write_bitsandbytes_files"),
     output:
         config="results/{model}/bitsandbytes/{precision}/config.json",
         index="results/{model}/bitsandbytes/{precision}/model.safetensors.index.json",
-        record="results/{model}/bitsandbytes/{precision}.json",
+        record=BITSANDBYTES_CHECKPOINT,
     log:
         "logs/write_bitsandbytes_files/{model}.{precision}.log",
     conda:
@@ -77,8 +113,7 @@ rule write_bitsandbytes_files:
         mem_mb=1500,
     params:
         folder=lambda wildcards, output: os.path.dirname(output.config),
-        key="models.{model}.bitsandbytes",
-        settings=bitsandbytes_spec,
+        settings=bitsandbytes_settings,
     message:
         "Writing config and tokenizer of {wildcards.model} in {wildcards.precision}"
     shell:
@@ -86,11 +121,32 @@ rule write_bitsandbytes_files:
         exec &> >(tee {log:q})
         python {input.script:q} \
             --precision {wildcards.precision:q} \
-            --plan {input.plan:q} \
-            --key {params.key:q} \
+            --layers {input.layers:q} \
             --settings {params.settings:q} \
             --manifest {input.manifest:q} \
             --records {input.records:q} \
             --output {params.folder:q} \
             --record {output.record:q}
+        """
+
+
+rule release_merged:
+    """Hold the merged shards until one of their users beside the conversion is done."""
+    input:
+        shards=merged_shards,
+        used=user_of_merged,
+    output:
+        touch("results/{model}/bitsandbytes_records/{user}.released"),
+    log:
+        "logs/release_merged/{model}.{user}.log",
+    localrule: True
+    conda:
+        "../envs/ollama.yaml"
+    resources:
+        mem_mb=500,
+    message:
+        "The {wildcards.user} of {wildcards.model} needs the merged shards no more"
+    shell:
+        r"""
+        echo "{input.used} is there" >{log:q}
         """

@@ -153,7 +153,7 @@ wildcard_constraints:
     purpose="calibration|evaluation",
     precision="|".join(PRECISIONS),
     measured="[A-Z0-9_]+|base",
-    user="[A-Z0-9_]+|imatrix|quality-.+|base-.+",
+    user="[A-Z0-9_]+|imatrix|quality-.+|base-.+|" + "|".join(PRECISIONS),
 
 
 # Targets ----------------------------------------------------------------------------------------------------------
@@ -275,13 +275,18 @@ MERGED = [
 ] + of_each_merged("results/{model}/merged/model_files.json")
 BITSANDBYTES_SHARD = "results/{model}/bitsandbytes/{precision}/model-{shard}-of-{nshards}.safetensors"
 BITSANDBYTES_RECORD = "results/{model}/bitsandbytes_records/{precision}/model-{shard}-of-{nshards}.json"
+BITSANDBYTES_PLAN = "results/{model}/bitsandbytes_records/{precision}/plan.json"
+BITSANDBYTES_CHECKPOINT = "results/{model}/bitsandbytes/{precision}.json"
+CHECKPOINTS = [(name, precision) for name in BUILT for precision in CONFIG.models[name].bitsandbytes.types]
 BITSANDBYTES = [
     file
-    for name in BUILT
-    for precision in CONFIG.models[name].bitsandbytes.types
+    for name, precision in CHECKPOINTS
     for file in (
         *of_each_shard(name, BITSANDBYTES_SHARD, precision=precision),
-        f"results/{name}/bitsandbytes/{precision}.json",
+        *(
+            f"results/{name}/bitsandbytes/{precision}{file}"
+            for file in ("/config.json", "/model.safetensors.index.json", ".json")
+        ),
     )
 ]
 MERGE_REPORTS = [of_each_merged(f"results/{{model}}/merge_report.{kind}") for kind in ("json", "svg")]
@@ -380,11 +385,22 @@ VERDICTS = of_each_guarded(VERDICT)
 PASSING = [] if CONFIG.keep_unquantized else [name for name in BUILT if name not in ADAPTER_ONLY]
 QUANTIZED = [released_unquantized(name, quantizing) for name in PASSING]
 COMPARED = [released_unquantized(name, comparing) for name in PASSING]
+# The same of the merged shards, which beside the conversion these use.
+USED_MERGED = (
+    []
+    if CONFIG.keep_merged
+    else [
+        f"results/{name}/bitsandbytes_records/{user}.released"
+        for name, precision in CHECKPOINTS
+        for user in (precision,)
+    ]
+)
 EVERYTHING = [
     CHECKED,
     PLANS,
     MERGE_REPORTS,
     BITSANDBYTES,
+    USED_MERGED,
     GGUFS,
     QUANTIZED,
     COMPARED,
@@ -580,6 +596,35 @@ def merge_records(wildcards):
 def base_config(wildcards):
     """Return the config.json of a model's base."""
     return next(file for file in sources_of(wildcards.model)[0][1] if os.path.basename(file) == "config.json")
+
+
+def is_in_bitsandbytes(wildcards):
+    """Return whether a merged shard has been quantized by bitsandbytes."""
+    files = (BITSANDBYTES_RECORD.format(**wildcards), BITSANDBYTES_SHARD.format(**wildcards))
+    return is_done("quantize_bitsandbytes", bitsandbytes_shard_spec(wildcards), *files)
+
+
+def merged_to_quantize(wildcards):
+    """Return a merged shard as an input of its quantization; its record says when it has changed.
+
+    Where merged shards are not kept, a job that is done has the record in its place: see unquantized_for. If another change
+    starts that job, release_merged has the shard made.
+    """
+    shard, record = MERGED_SHARD.format(**wildcards), MERGE_RECORD.format(**wildcards)
+    if CONFIG.keep_merged or not is_in_bitsandbytes(wildcards):
+        return ancient(shard)
+    return flag(ancient(record), "sourcecache_entry", shard)
+
+
+def merged_record_to_quantize(wildcards):
+    """Return the record of a merged shard, which starts nothing where the same is merged once more for another job."""
+    record = MERGE_RECORD.format(**wildcards)
+    return record if CONFIG.keep_merged or not is_in_bitsandbytes(wildcards) else ancient(record)
+
+
+def user_of_merged(wildcards):
+    """Return what one of the users of the merged shards makes of them."""
+    return BITSANDBYTES_CHECKPOINT.format(model=wildcards.model, precision=wildcards.user)
 
 
 def bitsandbytes_shards(wildcards):
@@ -1127,6 +1172,7 @@ def check_spec(wildcards):
         disk_gib=CONFIG.hardware["disk_gib"],
         jobs_run_here=workflow.local_exec,
         **({"rag": {"file": model.rag.file, "keys": keys_of_rag(model.rag)}} if model.rag else {}),
+        **({"checkpoints": list(model.bitsandbytes.types)} if model.bitsandbytes.types else {}),
         shapes=SHIPPED_SHAPES,
     )
 
@@ -1148,6 +1194,7 @@ def check_now(wildcards, input):
             or [AUTO] * CONFIG.models[name].is_automatic + list(CONFIG.models[name].quantizations),
             "compared": [*CONFIG.models[name].quality.compare, *served_types(name)],
             "measured_unquantized": name in MEASURED_BASES,
+            "checkpoints": list(CONFIG.models[name].bitsandbytes.types),
         }
         for name in BUILT
         if name != wildcards.model and name not in ADAPTER_ONLY
@@ -1180,12 +1227,21 @@ def shard_spec(wildcards):
     return spec(**identities(wildcards.model, [str(file) for file in shard_weights(wildcards)]))
 
 
-def bitsandbytes_weights_spec(wildcards):
+def bitsandbytes_weights_settings(wildcards):
     return spec(**weights_settings(CONFIG.models[wildcards.model].bitsandbytes, wildcards.precision))
 
 
-def bitsandbytes_spec(wildcards):
+def bitsandbytes_settings(wildcards):
     return spec(**all_settings(CONFIG.models[wildcards.model].bitsandbytes, wildcards.precision))
+
+
+def bitsandbytes_shard_spec(wildcards):
+    """Return what a quantized shard depends on beside files that other jobs make."""
+    return spec(
+        settings=weights_settings(CONFIG.models[wildcards.model].bitsandbytes, wildcards.precision),
+        weights=identities(wildcards.model, [str(file) for file in shard_weights(wildcards)]),
+        code=[code_digest("merge_shard"), code_digest("quantize_bitsandbytes")],
+    )
 
 
 def adapter_spec(wildcards):

@@ -52,6 +52,7 @@ rule bitsandbytes:
     input:
         CHECKED,
         BITSANDBYTES,
+        USED_MERGED,
 
 
 rule gguf:

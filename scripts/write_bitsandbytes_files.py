@@ -1,9 +1,9 @@
 """Write config, index and tokenizer of a bitsandbytes checkpoint, and its record.
 
-    python scripts/write_bitsandbytes_files.py --precision nf4 --plan merge_plan.json --key models.m.bitsandbytes \\
-        --settings '{"load_in_4bit": true, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": true,
-        "bnb_4bit_compute_dtype": "bfloat16"}' --manifest merged/model_files.json --records records/nf4/*.json \\
-        --output bitsandbytes/nf4 --record bitsandbytes/nf4.json
+    python scripts/write_bitsandbytes_files.py --precision nf4 --layers records/nf4/plan.json --settings '{"load_in_4bit": true,
+        "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": true, "bnb_4bit_compute_dtype": "bfloat16"}' \\
+        --manifest merged/model_files.json --records records/nf4/model-*.json --output bitsandbytes/nf4 \\
+        --record bitsandbytes/nf4.json
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from pathlib import Path
 from ollamake.atomic_write import write_json
 from ollamake.bitsandbytes_configuration import PRECISIONS
 from ollamake.bitsandbytes_files import write_bitsandbytes_files
-from ollamake.bitsandbytes_modules import treat_checkpoint
+from ollamake.bitsandbytes_treatment import TreatedCheckpoint
 from ollamake.errors import run
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", choices=PRECISIONS, required=True, help="what linear layers are quantized to")
-    parser.add_argument("--plan", type=Path, required=True, help="the merge plan")
-    parser.add_argument("--key", required=True, help="the key of the configuration that messages name")
+    parser.add_argument("--layers", type=Path, required=True, help="what plan_bitsandbytes found")
     parser.add_argument("--settings", type=json.loads, required=True, help="JSON: arguments of BitsAndBytesConfig")
     parser.add_argument("--manifest", type=Path, required=True, help="model_files.json of the merged checkpoint")
     parser.add_argument("--records", type=Path, nargs="+", required=True, help="the records of the quantized shards")
@@ -35,18 +34,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    plan = json.loads(args.plan.read_text(encoding="utf-8"))
-    names = [tensor["name"] for shard in plan["shards"] for tensor in shard["tensors"]]
-    config = json.loads((args.manifest.parent / "config.json").read_text(encoding="utf-8"))
+    treated = TreatedCheckpoint.from_json(json.loads(args.layers.read_text(encoding="utf-8")))
     shards = [json.loads(file.read_text(encoding="utf-8")) for file in args.records]
-    treated = treat_checkpoint(config, names, args.settings, args.key)
     record = write_bitsandbytes_files(args.manifest, shards, treated, args.settings, args.output)
     write_json(args.record, {"precision": args.precision, "versions": shards[0]["versions"], **record})
     for warning in record["warnings"]:
         logging.warning("warning: %s", warning)
     logging.info(
-        "%d matrices in %s: %.2f GB; 16 bits took %.2f GB",
-        *(record["quantized"], args.precision, record["bytes"] / 1e9, record["merged_bytes"] / 1e9),
+        "%d matrices in %s: %.2f GB, %.2f bits a weight; the merged weights take %.2f GB",
+        *(record["quantized"], args.precision, record["bytes"] / 1e9, record["bits_per_weight"]),
+        record["merged_bytes"] / 1e9,
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from transformers import BitsAndBytesConfig
 
 from ollamake.atomic_write import write_bytes
-from ollamake.bitsandbytes_modules import TreatedCheckpoint
+from ollamake.bitsandbytes_treatment import TreatedCheckpoint
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
 from ollamake.safetensors_header import tensor_bytes
@@ -29,10 +30,11 @@ def write_bitsandbytes_files(
     """Write config, index and tokenizer to ``folder`` and return the record of the checkpoint.
 
     ``manifest``: model_files.json of the merged checkpoint. ``shards``: the records of quantize_shard. ``settings``: arguments
-    of BitsAndBytesConfig. The record has ``files`` (name -> size, sha256), ``bytes`` and ``merged_bytes`` of all tensors,
-    ``quantization_config`` as it stands in config.json, what was skipped and left out, and ``warnings``. Files that an earlier
-    run wrote there and that belong to it no more are removed. Raises OllamakeError if the merged files have changed since
-    they were written, or if a shard lies there that is not the recorded one.
+    of BitsAndBytesConfig. The record has ``files`` (name -> size, sha256), ``weights_sha256`` (of the sha256 of all shards),
+    ``parameters``, ``bytes``, ``bits_per_weight`` and ``merged_bytes`` of all tensors, ``quantization_config`` as it stands in
+    config.json, what was skipped and left out, and ``warnings``. Files that an earlier run wrote there and that belong to it
+    no more are removed. Raises OllamakeError if the merged files have changed since they were written, or if a shard lies
+    there that is not the recorded one.
     """
     quantization = json.loads(json.dumps(BitsAndBytesConfig(**settings).to_dict()))
     contents = _merged_files(manifest)
@@ -51,10 +53,14 @@ def write_bitsandbytes_files(
     files = {shard["file"]: {"size": shard["size"], "sha256": shard["sha256"]} for shard in shards}
     for name in sorted(contents):
         files[name] = {"size": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
+    parameters = sum(shard["parameters"] for shard in shards)
     experts = {name: tensors[name][1] for name in treated.kept_experts if name in tensors}
     return {
         "files": files,
+        "weights_sha256": sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest(),
+        "parameters": parameters,
         "bytes": size,
+        "bits_per_weight": round(8 * size / parameters, 3),
         "merged_bytes": merged_size,
         "dtype": config.get("dtype") or config.get("torch_dtype"),
         "quantization_config": quantization,

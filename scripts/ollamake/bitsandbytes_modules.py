@@ -7,10 +7,11 @@ transformers 5.24 follows them, and dtypes are chosen as there.
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,34 +23,14 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, build_glob_alternation, rename_source_key
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers import AutoHfQuantizer
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from ollamake.bitsandbytes_sizes import EXPERT
+from ollamake.bitsandbytes_treatment import TreatedCheckpoint, Treatment
 from ollamake.errors import OllamakeError
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 """What bitsandbytes quantizes."""
-
-
-@dataclass(frozen=True)
-class Treatment:
-    """How a tensor of a checkpoint is stored: quantized or not, after it was turned into ``dtype``."""
-
-    dtype: torch.dtype
-    quantized: bool = False
-    transposed: bool = False
-    """Whether its layer keeps inputs in rows (Conv1D), which bitsandbytes does not."""
-
-
-@dataclass(frozen=True)
-class TreatedCheckpoint:
-    """Tensor -> its treatment. ``left_out``: those of the checkpoint that the model has no place for, or has twice."""
-
-    treatments: dict[str, Treatment]
-    left_out: tuple[str, ...]
-    kept_layers: tuple[str, ...]
-    """Linear layers that are not quantized, by their names in the model."""
-    kept_experts: tuple[str, ...]
-    """Tensors of experts, which transformers stacks in parameters that are no linear layers and so does not quantize."""
 
 
 def treat_checkpoint(
@@ -59,7 +40,8 @@ def treat_checkpoint(
 
     ``config``: its config.json. ``settings``: arguments of transformers' BitsAndBytesConfig. ``key``: the key of the
     configuration that messages name. Raises OllamakeError for a model that transformers does not have, or that it can quantize
-    only as a whole, if none of its layers would be quantized, and if one would be that is tied to another.
+    only as a whole, for a skipped module that it has not, if none of its layers would be quantized, and if one would be that
+    is tied to another.
     """
     model, quantizer = _quantized_skeleton(config, settings, key)
     transforms = get_model_conversion_mapping(model, None, quantizer)
@@ -131,9 +113,30 @@ def _quantized_skeleton(
             f" model_type {config.get('model_type')!r} ({first}). bitsandbytes checkpoints are made for models of"
             f" transformers itself; leave {key}.types empty for this one."
         ) from error
+    _require_named(model, settings.get("llm_int8_skip_modules") or (), key)
     with _default_dtype(typed.dtype):  # as in from_pretrained: it is what the biases of the new layers have
         quantizer.preprocess_model(model, dtype=typed.dtype, device_map={"": "cpu"})
     return model, quantizer
+
+
+def _require_named(model: PreTrainedModel, skipped: Sequence[str], key: str) -> None:
+    """Raise OllamakeError for an entry of `skip_modules` that is the name of no linear layer, by transformers' own rule."""
+    layers = [name for name, module in model.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
+    for entry in skipped:
+        try:
+            if not all(should_convert_module(name, [entry]) for name in layers):
+                continue
+        except re.error as error:
+            raise OllamakeError(
+                f"{key}.skip_modules: {entry!r} is not a name, nor a regular expression: {error}."
+            ) from None
+        known = dict.fromkeys(part for name in layers for part in (name.rpartition(".")[2], name))
+        close = difflib.get_close_matches(entry, known, cutoff=0.5) or sorted(
+            {name.rpartition(".")[2] for name in layers}
+        )
+        raise OllamakeError(
+            f"{key}.skip_modules: {entry!r} names no linear layer of the model. Did you mean {', '.join(close[:8])}?"
+        )
 
 
 @contextmanager

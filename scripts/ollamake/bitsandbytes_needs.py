@@ -33,6 +33,18 @@ def quantize_bitsandbytes(plan: Mapping[str, Any], shard: str, precision: str) -
     return Needs(math.ceil(memory / 1e6), max(1, math.ceil(_bytes(tensors, precision) / 1e6)))
 
 
+def bitsandbytes_jobs(plan: Mapping[str, Any], precisions: Iterable[str]) -> list[tuple[str, Needs]]:
+    """Return (what it does, needs) of the largest job of each checkpoint."""
+    return [
+        max(
+            ((f"quantizing {one['file']} to {precision}", quantize_bitsandbytes(plan, one["file"], precision))
+             for one in plan["shards"]),
+            key=lambda job: job[1].mem_mb,
+        )
+        for precision in precisions
+    ]  # fmt: skip
+
+
 def _bytes(tensors: Iterable[Mapping[str, Any]], precision: str) -> int:
     stored = [(tensor["name"], tensor["stored"], tuple(tensor["shape"])) for tensor in tensors]
     return transformers_bytes(stored)[_NAMES[precision]]

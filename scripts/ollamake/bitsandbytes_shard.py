@@ -12,8 +12,8 @@ import torch
 
 from ollamake.atomic_write import temporary_beside
 from ollamake.bitsandbytes_layout import Entry, PlacedTensors, int8_entries, nf4_entries
-from ollamake.bitsandbytes_modules import TreatedCheckpoint, Treatment
 from ollamake.bitsandbytes_quantization import BAND, quant_state_name, quantize_int8, quantize_nf4
+from ollamake.bitsandbytes_treatment import TreatedCheckpoint, Treatment
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
 from ollamake.free_disk import require_free_disk
@@ -28,9 +28,9 @@ _NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", to
 def quantize_shard(source: Path, treated: TreatedCheckpoint, precision: str, output: Path) -> dict[str, Any]:
     """Write the shard ``source`` quantized to ``output`` and return what was written.
 
-    ``precision``: nf4 or int8. Returned are file, size and sha256, ``tensors`` (name -> dtype and shape), ``quantized`` (names
-    of the weights that are), and ``left_out``. Raises OllamakeError for a damaged shard, for values that cannot be stored, and
-    when the disk has no room.
+    ``precision``: nf4 or int8. Returned are file, size and sha256, ``parameters`` (elements before they are quantized),
+    ``tensors`` (name -> dtype and shape), ``quantized`` (names of the weights that are), and ``left_out``. Raises OllamakeError
+    for a damaged shard, for values that cannot be stored, and when the disk has no room.
     """
     torch.set_num_threads(1)
     header = read_header(source)
@@ -69,10 +69,20 @@ def quantize_shard(source: Path, treated: TreatedCheckpoint, precision: str, out
         "file": output.name,
         "size": size,
         "sha256": digest,
+        "parameters": sum(math.prod(entry.shape) for entry in kept),
         "tensors": {name: {"dtype": dtype, "shape": list(shape)} for name, dtype, shape in written},
         "quantized": sorted(entry.name for entry in kept if treated.treatments[entry.name].quantized),
         "left_out": sorted(entry.name for entry in header.tensors if entry.name in treated.left_out),
     }
+
+
+def require_merged(shard: Path) -> None:
+    """Raise OllamakeError if a merged shard is not there: it goes, unless keep.merged is true."""
+    if not shard.exists():
+        raise OllamakeError(
+            f"{shard} is not here. With keep.merged: false it is made again for a stage of the workflow, not for every single"
+            " file: run `snakemake --cores 1 all`, or `bitsandbytes`."
+        )
 
 
 def versions() -> dict[str, str]:

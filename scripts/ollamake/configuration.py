@@ -301,6 +301,7 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
     for quantization in quantizations:
         refuse_without_imatrix(quantization, f"{key}.quantizations", calibration)
     adapters = _adapters(filled, key)
+    serves_adapter = filled["serve"] == "adapter" and bool(adapters)
     quality = quality_of(
         filled, key, quantizations=quantizations, has_adapter=bool(adapters), has_questions=bool(answers["questions"])
     )
@@ -336,12 +337,12 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
         ),
         calibration=calibration,
         quality=quality,
-        bitsandbytes=bitsandbytes_of(filled),
+        bitsandbytes=bitsandbytes_of(filled, key, serves_adapter=serves_adapter, is_measured=quality.is_measured),
         rag=rag_of(filled, key, quantizations),
         compare=tuple(answers["compare"]),
         is_automatic=automatic,
         plans_num_ctx=plans_num_ctx,
-        serves_adapter=filled["serve"] == "adapter" and bool(adapters),
+        serves_adapter=serves_adapter,
     )
 
 

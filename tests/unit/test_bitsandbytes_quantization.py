@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from small_models import FAMILIES, SHAPE, logits_of, random_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
+import plan_bitsandbytes
 import quantize_bitsandbytes
 import write_bitsandbytes_files
 from ollamake.bitsandbytes_configuration import PRECISIONS, BitsAndBytes, all_settings, weights_settings
@@ -53,18 +54,28 @@ def merged(base: Path, folder: Path, **options: Any) -> Path:
     return folder / "merged"
 
 
+def planned(base: Path, work: Path, precision: str, asked: BitsAndBytes = DEFAULT) -> Path:
+    """Plan a checkpoint by the script of its rule; return the plan."""
+    layers = work / f"{precision}.plan.json"
+    plan_bitsandbytes.main(
+        ["--plan", str(work / "merge_plan.json"), "--base", str(base), "--key", KEY, "--settings",
+         json.dumps(weights_settings(asked, precision)), "--output", str(layers)]
+    )  # fmt: skip
+    return layers
+
+
 def quantized(base: Path, work: Path, precision: str, asked: BitsAndBytes = DEFAULT) -> Path:
     """Quantize a merged checkpoint by the scripts of the rules; return the folder of the result."""
     output = work / "bitsandbytes" / precision
     records = []
-    shared = ["--precision", precision, "--plan", str(work / "merge_plan.json"), "--key", KEY]
+    shared = ["--precision", precision, "--layers", str(planned(base, work, precision, asked))]
     for shard in sorted((work / "merged").glob("*.safetensors")):
         merge_record = work / f"{shard.stem}.merge.json"
         merge_record.write_text(json.dumps({"output": {"file": shard.name, "sha256": sha256_of(shard)}}))
         records.append(str(work / f"{precision}-{shard.stem}.json"))
         quantize_bitsandbytes.main(
-            [*shared, "--base", str(base), "--settings", json.dumps(weights_settings(asked, precision)), "--shard", str(shard),
-             "--merge-record", str(merge_record), "--output", str(output / shard.name), "--record", records[-1]]
+            [*shared, "--shard", str(shard), "--merge-record", str(merge_record), "--spec", "spec",
+             "--output", str(output / shard.name), "--record", records[-1]]
         )  # fmt: skip
     write_bitsandbytes_files.main(
         [*shared, "--settings", json.dumps(all_settings(asked, precision)), "--manifest", str(work / "merged/model_files.json"),
@@ -194,6 +205,38 @@ def test_skipped_modules(make_base: Callable[..., Path], tmp_path: Path) -> None
     assert "model.layers.1.self_attn.q_proj" not in record["skipped_modules"]
 
 
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (
+            "dwn_proj",
+            r"bitsandbytes\.skip_modules: 'dwn_proj' names no linear layer of the model\. Did you mean down_proj",
+        ),
+        ("xyz", "Did you mean down_proj, gate_proj, k_proj, lm_head"),
+        ("model.layers.7", "'model.layers.7' names no linear layer"),
+        ("(", r"skip_modules: '\(' is not a name, nor a regular expression"),
+    ],
+)
+def test_a_skipped_module_that_is_none(make_base: Callable[..., Path], tmp_path: Path, entry: str, said: str) -> None:
+    base = make_base("llama", torch.bfloat16, False)
+    merged(base, tmp_path)
+    with pytest.raises(OllamakeError, match=said):
+        planned(base, tmp_path, "int8", BitsAndBytes(("int8",), ("lm_head", entry)))
+    assert not (tmp_path / "int8.plan.json").exists()
+
+
+def test_a_merged_shard_that_is_not_kept(make_base: Callable[..., Path], tmp_path: Path) -> None:
+    base = make_base("llama", torch.bfloat16, False)
+    folder = merged(base, tmp_path)
+    layers = planned(base, tmp_path, "nf4")
+    (folder / "model-00001-of-00001.safetensors").unlink(missing_ok=True)
+    with pytest.raises(OllamakeError, match=r"is not here\. With keep\.merged: false"):
+        quantize_bitsandbytes.main(
+            ["--precision", "nf4", "--layers", str(layers), "--shard", str(folder / "model-00001-of-00001.safetensors"),
+             "--merge-record", "none", "--output", str(tmp_path / "out"), "--record", str(tmp_path / "record")]
+        )  # fmt: skip
+
+
 def test_a_head_that_is_not_skipped(make_base: Callable[..., Path], tmp_path: Path) -> None:
     """Untied it is quantized, as transformers does; tied it cannot be."""
     base = make_base("llama", torch.bfloat16, False)
@@ -229,6 +272,8 @@ def test_the_record_and_the_index(make_base: Callable[..., Path], tmp_path: Path
     assert record["versions"]["bitsandbytes"] == "0.50.2"
     assert record["quantized"] == 14
     assert record["skipped_modules"] == ["lm_head"]
+    assert record["parameters"] == sum(tensor.numel() for tensor in load_all(folder).values())
+    assert record["bits_per_weight"] == round(8 * record["bytes"] / record["parameters"], 3)
     plan = json.loads((tmp_path / "merge_plan.json").read_text(encoding="utf-8"))
     # Beside the weights bitsandbytes keeps a text of some 150 bytes for each matrix.
     assert abs(checkpoint_bytes(plan, precision) - 10_000_000 - record["bytes"]) < 14 * 300
@@ -237,6 +282,7 @@ def test_the_record_and_the_index(make_base: Callable[..., Path], tmp_path: Path
         assert one["merged"]["sha256"] == sha256_of(folder / one["file"])
         needs = needs_of_shard(plan, one["file"], precision)
         assert needs.disk_mb == 1
+        assert one["spec"] == "spec"
 
 
 def test_what_an_earlier_build_left_goes(make_base: Callable[..., Path], tmp_path: Path) -> None:
@@ -355,18 +401,16 @@ def large_shard(folder: Path, layers: int, width: int) -> None:
 def command(folder: Path, precision: str) -> list[str]:
     """Return the command that quantizes the only shard of a folder."""
     (shard,) = (folder / "merged").glob("*.safetensors")
-    options = {
-        "precision": precision, "plan": folder / "merge_plan.json", "base": folder / "base", "key": KEY, "shard": shard,
-        "settings": json.dumps(weights_settings(DEFAULT, precision)), "merge-record": folder / "merge.json",
-        "output": folder / "out.safetensors", "record": folder / "out.json",
-    }  # fmt: skip
+    layers = planned(folder / "base", folder, precision)
+    options = {"precision": precision, "layers": layers, "shard": shard, "merge-record": folder / "merge.json",
+               "output": folder / "out.safetensors", "record": folder / "out.json"}  # fmt: skip
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     return [sys.executable, quantize_bitsandbytes.__file__, *arguments]
 
 
 PEAK = (
     "import resource, runpy, sys; sys.argv = sys.argv[1:]; sys.path.insert(0, sys.argv[0].rpartition('/')[0]);"
-    "import ollamake.bitsandbytes_modules, ollamake.bitsandbytes_quantization as q, torch;"
+    "import ollamake.bitsandbytes_quantization as q, torch;"
     "q.quantize_int8('w.weight', [torch.ones(4, 64)], lambda *_: None);"
     "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
     "import quantize_bitsandbytes; quantize_bitsandbytes.main(sys.argv[1:]);"
