@@ -130,6 +130,53 @@ rule write_bitsandbytes_files:
         """
 
 
+rule evaluate_bitsandbytes:
+    """Measure a bitsandbytes checkpoint against the merged weights, both run by transformers on the CPU."""
+    input:
+        record=BITSANDBYTES_CHECKPOINT,
+        shards=bitsandbytes_shards,
+        merged=merged_to_compare,
+        manifest=rules.write_model_files.output.manifest,
+        plan=rules.plan_merge.output,
+        unquantized=UNQUANTIZED_RECORD,
+        text="results/{model}/quality/evaluation.txt",
+        evaluation="results/{model}/quality/evaluation.json",
+        script=script("evaluate_bitsandbytes"),
+        library=library("evaluate_bitsandbytes"),
+    output:
+        QUALITY_OF_CHECKPOINT,
+    log:
+        "logs/evaluate_bitsandbytes/{model}.{precision}.log",
+    benchmark:
+        "benchmarks/evaluate_bitsandbytes/{model}.{precision}.tsv"
+    conda:
+        "../envs/bitsandbytes.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=checkpoint_quality_mem_mb,
+    params:
+        checkpoint=lambda wildcards, input: input.record.removesuffix(".json"),
+        merged=lambda wildcards, input: os.path.dirname(input.manifest),
+        spec=checkpoint_measuring_spec,
+    message:
+        "Evaluating {wildcards.model} {wildcards.precision}"
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --precision {wildcards.precision:q} \
+            --checkpoint {params.checkpoint:q} \
+            --record {input.record:q} \
+            --merged {params.merged:q} \
+            --unquantized-record {input.unquantized:q} \
+            --text {input.text:q} \
+            --text-record {input.evaluation:q} \
+            --spec {params.spec:q} \
+            --output {output:q} \
+            --threads {threads}
+        """
+
+
 rule release_merged:
     """Hold the merged shards until one of their users beside the conversion is done."""
     input:

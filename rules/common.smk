@@ -25,7 +25,7 @@ sys.path.insert(0, os.path.join(workflow.basedir, "scripts"))
 import snakemake_storage_plugin_ollama
 from ollamake import job_needs, job_times
 from ollamake.bitsandbytes_configuration import PRECISIONS, all_settings, weights_settings
-from ollamake.bitsandbytes_needs import quantize_bitsandbytes
+from ollamake.bitsandbytes_needs import evaluate_bitsandbytes, quantize_bitsandbytes
 from ollamake.chosen_types import chosen_warnings
 from ollamake.configuration import AUTO, overlay_models, read_configuration
 from ollamake.errors import OllamakeError
@@ -153,7 +153,7 @@ wildcard_constraints:
     purpose="calibration|evaluation",
     precision="|".join(PRECISIONS),
     measured="[A-Z0-9_]+|base",
-    user="[A-Z0-9_]+|imatrix|quality-.+|base-.+|" + "|".join(PRECISIONS),
+    user="[A-Z0-9_]+|imatrix|quality-.+|base-.+|nf4|int8",
 
 
 # Targets ----------------------------------------------------------------------------------------------------------
@@ -277,6 +277,7 @@ BITSANDBYTES_SHARD = "results/{model}/bitsandbytes/{precision}/model-{shard}-of-
 BITSANDBYTES_RECORD = "results/{model}/bitsandbytes_records/{precision}/model-{shard}-of-{nshards}.json"
 BITSANDBYTES_PLAN = "results/{model}/bitsandbytes_records/{precision}/plan.json"
 BITSANDBYTES_CHECKPOINT = "results/{model}/bitsandbytes/{precision}.json"
+QUALITY_OF_CHECKPOINT = "results/{model}/quality/{precision}.json"
 CHECKPOINTS = [(name, precision) for name in BUILT for precision in CONFIG.models[name].bitsandbytes.types]
 BITSANDBYTES = [
     file
@@ -386,15 +387,12 @@ PASSING = [] if CONFIG.keep_unquantized else [name for name in BUILT if name not
 QUANTIZED = [released_unquantized(name, quantizing) for name in PASSING]
 COMPARED = [released_unquantized(name, comparing) for name in PASSING]
 # The same of the merged shards, which beside the conversion these use.
-USED_MERGED = (
-    []
-    if CONFIG.keep_merged
-    else [
-        f"results/{name}/bitsandbytes_records/{user}.released"
-        for name, precision in CHECKPOINTS
-        for user in (precision,)
-    ]
-)
+USED_MERGED = [
+    f"results/{name}/bitsandbytes_records/{user}.released"
+    for name, precision in CHECKPOINTS
+    for user in (precision, *[f"quality-{precision}"] * CONFIG.models[name].bitsandbytes.evaluate)
+    if not CONFIG.keep_merged
+]
 EVERYTHING = [
     CHECKED,
     PLANS,
@@ -622,9 +620,31 @@ def merged_record_to_quantize(wildcards):
     return record if CONFIG.keep_merged or not is_in_bitsandbytes(wildcards) else ancient(record)
 
 
+def is_checkpoint_measured(wildcards):
+    """Return whether a bitsandbytes checkpoint has been measured."""
+    record = QUALITY_OF_CHECKPOINT.format(**wildcards)
+    return is_done("evaluate_bitsandbytes", checkpoint_measuring_spec(wildcards), record)
+
+
+def merged_to_compare(wildcards):
+    """Return the merged shards that a checkpoint is compared with; the checkpoint's record says when they have changed."""
+    files = zip(*(of_each_shard(wildcards.model, pattern) for pattern in (MERGED_SHARD, MERGE_RECORD)))
+    if CONFIG.keep_merged or not is_checkpoint_measured(wildcards):
+        return [ancient(shard) for shard, _ in files]
+    return [flag(ancient(record), "sourcecache_entry", shard) for shard, record in files]
+
+
 def user_of_merged(wildcards):
     """Return what one of the users of the merged shards makes of them."""
-    return BITSANDBYTES_CHECKPOINT.format(model=wildcards.model, precision=wildcards.user)
+    kind, _, of = wildcards.user.rpartition("-")
+    made = QUALITY_OF_CHECKPOINT if kind == "quality" else BITSANDBYTES_CHECKPOINT
+    return made.format(model=wildcards.model, precision=of)
+
+
+def measured_checkpoints(wildcards):
+    """Return what was measured of a model's bitsandbytes checkpoints, where they are."""
+    asked = CONFIG.models[wildcards.model].bitsandbytes
+    return expand(QUALITY_OF_CHECKPOINT, model=wildcards.model, precision=asked.types if asked.evaluate else ())
 
 
 def bitsandbytes_shards(wildcards):
@@ -950,6 +970,11 @@ def measuring_spec(wildcards):
     return spec(code=code_digest("evaluate_quality"), program=program_version("llama-perplexity"))
 
 
+def checkpoint_measuring_spec(wildcards):
+    """Return what the measurement of a bitsandbytes checkpoint depends on beside files that other jobs make."""
+    return spec(code=code_digest("evaluate_bitsandbytes"))
+
+
 def quantization_spec(wildcards):
     """Return what a quantization depends on beside files that other jobs make."""
     uses = CONFIG.models[wildcards.model].calibration.is_given and QUANTIZATION_TYPES[wildcards.quant].uses_imatrix
@@ -1173,6 +1198,7 @@ def check_spec(wildcards):
         jobs_run_here=workflow.local_exec,
         **({"rag": {"file": model.rag.file, "keys": keys_of_rag(model.rag)}} if model.rag else {}),
         **({"checkpoints": list(model.bitsandbytes.types)} if model.bitsandbytes.types else {}),
+        **({"evaluated_context": model.quality.evaluation.context} if model.bitsandbytes.evaluate else {}),
         shapes=SHIPPED_SHAPES,
     )
 
@@ -1374,6 +1400,11 @@ def bitsandbytes_mem_mb(wildcards, input):
 
 def bitsandbytes_disk_mb(wildcards, input):
     return bitsandbytes_needs(wildcards, input).disk_mb
+
+
+def checkpoint_quality_mem_mb(wildcards, input):
+    context = CONFIG.models[wildcards.model].quality.evaluation.context
+    return evaluate_bitsandbytes(merge_plan_of(input), wildcards.precision, context).mem_mb
 
 
 def convert_mem_mb(wildcards, input):

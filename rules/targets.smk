@@ -68,6 +68,7 @@ rule quality:
         QUALITY,
         QUANTIZED,
         COMPARED,
+        USED_MERGED if any(CONFIG.models[name].bitsandbytes.evaluate for name, _ in CHECKPOINTS) else [],
         VERDICTS,
         [f"results/{name}/quality.html" for name in MEASURED],
 

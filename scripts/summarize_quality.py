@@ -25,13 +25,14 @@ from ollamake.quality_table import quality_markdown
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="the model's name in the configuration")
-    parser.add_argument("--plan", type=Path, required=True, help="its plan.json")
-    parser.add_argument("--text-record", type=Path, required=True, help="what it was measured on, as JSON")
-    parser.add_argument("--reference", type=Path, required=True, help="reference.json, of the unquantized fine-tune")
+    for flag, what in (("--plan", "its plan.json"), ("--text-record", "what it was measured on, as JSON"),
+                       ("--reference", "reference.json, of the unquantized fine-tune")):  # fmt: skip
+        parser.add_argument(flag, type=Path, required=True, help=what)
     parser.add_argument("--base", nargs="?", type=Path, help="the base's measurement, nothing if there is none")
     parser.add_argument("--measured", nargs="+", type=Path, required=True, help="each quantization's measurement")
     parser.add_argument("--records", nargs="+", type=Path, required=True, help="the records of their GGUFs")
     parser.add_argument("--speeds", nargs="*", type=Path, default=[], help="their speeds, as far as they are measured")
+    parser.add_argument("--checkpoints", nargs="*", type=Path, default=[], help="the same of bitsandbytes checkpoints")
     parser.add_argument("--overlap", nargs="?", type=Path, help="what was calibrated on, too; nothing without a matrix")
     parser.add_argument("--spec", type=json.loads, required=True, help="JSON: limits, on_fail and registered types")
     for flag, what in (("--output", "all of it, as JSON"), ("--table", "as Markdown"), ("--picture", "as SVG")):
@@ -43,9 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     told = map(_read, (args.plan, args.text_record, args.reference, args.base))
     measured = ([*map(_read, files)] for files in (args.measured, args.records, args.speeds))
-    quality = summarize(args.model, *told, *measured, args.spec, _read(args.overlap))
-    for sentence in quality["sentences"]:
-        logging.info("%s", sentence)
+    quality = summarize(args.model, *told, *measured, args.spec, _read(args.overlap), [*map(_read, args.checkpoints)])
+    logging.info("%s", "\n".join(quality["sentences"]))
     write_bytes(args.picture, draw_quality(quality))
     write_text(args.table, quality_markdown(quality, os.path.relpath(args.picture, args.table.parent)))
     write_json(args.output, quality)

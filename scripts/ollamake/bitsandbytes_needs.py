@@ -7,13 +7,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ollamake.bitsandbytes_sizes import is_linear, transformers_bytes
-from ollamake.job_needs import METADATA_BYTES, Needs
+from ollamake.job_needs import METADATA_BYTES, Needs, elements, shard_bytes, vocabulary
 
 _NAMES = {"nf4": "NF4", "int8": "INT8"}
 _QUANTIZE_BYTES = 1_200_000_000
 """transformers and bitsandbytes with all that they import, bands of some MB and the mapped window of the shard."""
 _SCALE_BYTES = 12
 """For each block of 64 weights in NF4: its maximum in float32, a copy and what it is quantized to."""
+
+_COPIES_OF_CHECKPOINT = 2
+"""As loaded, and arranged for the processor when it first runs."""
+_LOGIT_BYTES = 16
+"""For each scored token of a chunk and each token of the vocabulary: the logits of both models in float32, and as they come."""
 
 
 def checkpoint_bytes(plan: Mapping[str, Any], precision: str) -> int:
@@ -33,16 +38,27 @@ def quantize_bitsandbytes(plan: Mapping[str, Any], shard: str, precision: str) -
     return Needs(math.ceil(memory / 1e6), max(1, math.ceil(_bytes(tensors, precision) / 1e6)))
 
 
-def bitsandbytes_jobs(plan: Mapping[str, Any], precisions: Iterable[str]) -> list[tuple[str, Needs]]:
-    """Return (what it does, needs) of the largest job of each checkpoint."""
-    return [
-        max(
-            ((f"quantizing {one['file']} to {precision}", quantize_bitsandbytes(plan, one["file"], precision))
-             for one in plan["shards"]),
-            key=lambda job: job[1].mem_mb,
-        )
-        for precision in precisions
-    ]  # fmt: skip
+def evaluate_bitsandbytes(plan: Mapping[str, Any], precision: str, context: int) -> Needs:
+    """Return the needs of comparing a checkpoint with the merged weights in float32, in chunks of ``context`` tokens."""
+    weights = 4 * elements(plan) + _COPIES_OF_CHECKPOINT * checkpoint_bytes(plan, precision)
+    read = max(shard_bytes(one["tensors"]) for one in plan["shards"])
+    logits = _LOGIT_BYTES * vocabulary(plan) * context // 2
+    return Needs(math.ceil((_QUANTIZE_BYTES + weights + read + logits) / 1e6), 1)
+
+
+def bitsandbytes_jobs(
+    plan: Mapping[str, Any], precisions: Iterable[str], context: int | None
+) -> list[tuple[str, Needs]]:
+    """Return (what it does, needs) of all jobs of some checkpoints; ``context`` of their evaluation, None: there is none."""
+    jobs = []
+    for precision in precisions:
+        for one in plan["shards"]:
+            job = f"quantizing {one['file']} to {precision}"
+            jobs.append((job, quantize_bitsandbytes(plan, one["file"], precision)))
+        if context is not None:
+            job = f"evaluating {precision} against the merged weights in float32 (bitsandbytes.evaluate)"
+            jobs.append((job, evaluate_bitsandbytes(plan, precision, context)))
+    return jobs
 
 
 def _bytes(tensors: Iterable[Mapping[str, Any]], precision: str) -> int:

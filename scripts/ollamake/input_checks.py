@@ -60,7 +60,8 @@ def check_inputs(
     (what the build may take, or None). All of this optional: texts (calibration and evaluation: text and chat files of each),
     compared (types that are made, not registered), measured_unquantized (whether it is a base that is measured),
     serves_adapter (whether it is its base's GGUF with the adapter beside it, so that nothing is merged), checkpoints (nf4, int8:
-    those of bitsandbytes), rag (file and keys, as rag_check has them), shapes (the folder of shapes that come with ollamake).
+    those of bitsandbytes), evaluated_context (tokens of a chunk, if these are measured), rag (file and keys, as rag_check has
+    them), shapes (the folder of shapes that come with ollamake).
 
     ``now`` (all of it optional): chosen (types that "auto" means by the plan that is there; none without one),
     builds_llama_cpp (whether programs of it are still to be built; true if not said), others (the other models of the
@@ -104,7 +105,8 @@ def check_inputs(
             compared=compared, measured_unquantized=spec.get("measured_unquantized", False),
             checkpoints=spec.get("checkpoints", ()),
         )  # fmt: skip
-        jobs = [largest_job(plan, [*quantizations, *compared]), *bitsandbytes_jobs(plan, spec.get("checkpoints", ()))]
+        checkpoints = bitsandbytes_jobs(plan, spec.get("checkpoints", ()), spec.get("evaluated_context"))
+        jobs = [largest_job(plan, [*quantizations, *compared]), *checkpoints]
         job, needs = max(jobs, key=lambda one: one[1].mem_mb)
     others = [
         other | {"quantizations": _counted(other["quantizations"]), "compared": _counted(other.get("compared", []))}
