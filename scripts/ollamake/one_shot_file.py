@@ -78,7 +78,8 @@ _LEAVE = "It is left as it is: mend it, move it away, or give another --output-d
 def rendered(content: Mapping[str, Any], snakefile: Path) -> str:
     """Return the text of a configuration, with the checksum that tells whether it was edited.
 
-    ``content`` has one model with base, adapter, quantizations and perhaps bitsandbytes and ollama, and perhaps the sections ollama and tools.
+    ``content`` has one model with base, adapter, quantizations and perhaps bitsandbytes and ollama, and perhaps the sections
+    ollama and tools.
     """
     ((name, model),) = content["models"].items()
     lines = ["models:", f"  {_scalar(name)}: # the folder below results/"]
