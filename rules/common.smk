@@ -125,6 +125,8 @@ AWAITED = [
 BUILT = [name for name in CONFIG.models if name not in AWAITED]
 # Models that are their base's GGUF with the adapter beside it -> the model whose GGUF that is.
 ADAPTER_ONLY = {name: CONFIG.models[name].served_base for name in BUILT if CONFIG.models[name].served_base}
+# Of these, whose weights Ollama has already -> the name of the model there.
+FROM_OLLAMA = {name: CONFIG.models[name].from_ollama for name in ADAPTER_ONLY if ADAPTER_ONLY[name] == name}
 NSHARDS = {name: len(sources_of(name)[0][0]) for name in BUILT}
 MEASURED = [name for name in BUILT if CONFIG.models[name].quality.is_measured]
 CALIBRATED = [name for name in BUILT if CONFIG.models[name].calibration.is_given]
@@ -253,7 +255,7 @@ def released_unquantized(name, users):
 def quantizing(name):
     """Return the users of a model's unquantized GGUF that quantize it: the types and their importance matrix."""
     types = list(measured_types(name) if name in MEASURED else quantizations_of(name))
-    served = [quant for other, base in ADAPTER_ONLY.items() if base == name for quant in quantizations_of(other)]
+    served = [quant for other in served_beside(name) for quant in quantizations_of(other)]
     types = list(dict.fromkeys([*types, *served]))
     calibrated = CONFIG.models[name].calibration.is_given
     return [*types, *["imatrix"] * (calibrated and any(QUANTIZATION_TYPES[kind].uses_imatrix for kind in types))]
@@ -327,9 +329,7 @@ RAG_CONFIGS = [RAG_CONFIG.format(model=name) for name in BUILT if CONFIG.models[
 
 
 # Pages for the report, of the models that are registered for themselves and not for a comparison.
-OVERVIEWS = [
-    f"results/{name}/overview.html" for name in BUILT if not CONFIG.models[name].is_derived and name not in ADAPTER_ONLY
-]
+OVERVIEWS = [f"results/{name}/overview.html" for name in BUILT if not CONFIG.models[name].is_derived]
 PAGES = (
     [f"results/{name}/plan.html" for name in BUILT if name in PLANNED]
     + [f"results/{name}/quality.html" for name in MEASURED]
@@ -566,8 +566,9 @@ def record_served(wildcards):
 
 
 def unquantized_record(wildcards):
-    """Return the record of the unquantized GGUF whose tokenizer a registered model has."""
-    return of_weights(WEIGHTS_RECORD, wildcards.model, "unquantized")
+    """Return the record of the GGUF whose tokenizer a registered model has: the unquantized one, or Ollama's."""
+    (kind,) = CONFIG.models[wildcards.model].quantizations if wildcards.model in FROM_OLLAMA else ["unquantized"]
+    return of_weights(WEIGHTS_RECORD, wildcards.model, kind)
 
 
 def adapter_served(wildcards):
@@ -580,9 +581,14 @@ def adapter_record(wildcards):
     return ADAPTER_RECORD.format(model=wildcards.model) if wildcards.model in ADAPTER_ONLY else []
 
 
+def served_beside(name):
+    """Return the models that are served as adapters beside the GGUFs that are built of a base."""
+    return [other for other, base in ADAPTER_ONLY.items() if base == name and other not in FROM_OLLAMA]
+
+
 def served_types(name):
     """Return the types of a base that models which are served as adapters use; `auto` for one that a plan chooses."""
-    models = [CONFIG.models[other] for other, base in ADAPTER_ONLY.items() if base == name]
+    models = [CONFIG.models[other] for other in served_beside(name)]
     return sorted({quant for model in models for quant in [AUTO] * model.is_automatic + list(model.quantizations)})
 
 
@@ -1038,9 +1044,15 @@ CATEGORIES = {"plan": "2 Plan", "quality": "4 Quality", "answers": "5 Answers"}
 
 
 def gguf_records(wildcards):
-    """Return the records of a model's GGUFs, the unquantized one first."""
-    quants = ["unquantized", *quantizations_of(wildcards.model)]
-    return expand("results/{model}/gguf/{model}.{quant}.json", model=wildcards.model, quant=quants)
+    """Return the records of the GGUFs that a model is registered with, that which its tokenizer is read of first."""
+    quantized = [of_weights(WEIGHTS_RECORD, wildcards.model, quant) for quant in quantizations_of(wildcards.model)]
+    return [unquantized_record(wildcards), *quantized]
+
+
+def merge_report_shown(wildcards):
+    """Return the report of the merge that a model's weights come from; nothing where Ollama had them already."""
+    owner = ADAPTER_ONLY.get(wildcards.model, wildcards.model)
+    return [] if wildcards.model in FROM_OLLAMA else f"results/{owner}/merge_report.json"
 
 
 def markers_of_model(wildcards):
@@ -1067,14 +1079,14 @@ def imatrix_if_computed(wildcards):
 
 
 def pages_of_answers(wildcards):
-    """Return the pages that show a model's answers; one that is served as an adapter has no overview, which shows a merge."""
-    shown = ["answers"] + ["overview"] * (wildcards.model not in ADAPTER_ONLY)
-    return ancient(expand("results/{model}/{page}.html", model=wildcards.model, page=shown))
+    """Return the pages that show a model's answers."""
+    return ancient(expand("results/{model}/{page}.html", model=wildcards.model, page=["answers", "overview"]))
 
 
 def pictures_of_overview(wildcards):
     """Return the pictures of a model's overview."""
-    drawn = ["plan", "merge_report"] + ["quality"] * (wildcards.model in MEASURED)
+    drawn = ["plan"] + ["merge_report"] * (wildcards.model not in ADAPTER_ONLY)
+    drawn += ["quality"] * (wildcards.model in MEASURED)
     return expand("results/{model}/{name}.svg", model=wildcards.model, name=drawn)
 
 
@@ -1155,7 +1167,8 @@ def memory_spec(wildcards):
     # Where hardware is given it does not matter where the server is, nor which of this machine's it is.
     host = server_elsewhere() if gpus is None else None
     imatrix = CONFIG.models[wildcards.model].calibration.is_given
-    return spec(asked=CONFIG.asked, hardware=hardware, host=host, left_out=left_out, imatrix=imatrix)
+    served = {"serves_adapter": True} if wildcards.model in ADAPTER_ONLY else {}
+    return spec(asked=CONFIG.asked, hardware=hardware, host=host, left_out=left_out, imatrix=imatrix, **served)
 
 
 def texts_spec(model):

@@ -19,10 +19,11 @@ rule write_overview:
     """Say on one page what was built, from what, how good it is and what it took."""
     input:
         merge_plan=rules.plan_merge.output,
-        merge_report=rules.write_merge_report.output.report,
+        merge_report=merge_report_shown,
         plan=PLAN,
         inputs=rules.check_inputs.output,
         ggufs=gguf_records,
+        adapter=adapter_record,
         markers=markers_of_model,
         template=rules.choose_template.output,
         template_check=TEMPLATE_CHECK,
@@ -73,6 +74,7 @@ rule write_overview:
             --plan {input.plan:q} \
             --inputs {input.inputs:q} \
             --ggufs {input.ggufs:q} \
+            --adapter {input.adapter:q} \
             --markers {input.markers:q} \
             --template {input.template:q} \
             --template-check {input.template_check:q} \

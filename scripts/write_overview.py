@@ -19,8 +19,8 @@ from ollamake.overview import Build
 from ollamake.overview_page import overview_page
 from ollamake.record_pages import prompts_page, registrations_page
 
-REQUIRED = ("merge_plan", "merge_report", "plan", "inputs", "template", "template_check")
-OPTIONAL = ("quality", "answers", "imatrix")
+REQUIRED = ("merge_plan", "plan", "inputs", "template", "template_check")
+OPTIONAL = ("merge_report", "adapter", "quality", "answers", "imatrix")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -29,7 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for name in REQUIRED:
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True, help=f"{name}.json of the model")
     for name in OPTIONAL:
-        parser.add_argument(f"--{name}", type=Path, nargs="?", help="its record, or nothing where it was not asked for")
+        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, nargs="?", help="its record, where there is one")
     parser.add_argument("--ggufs", type=Path, nargs="+", required=True, help="records: unquantized, then quantized")
     parser.add_argument("--markers", type=Path, nargs="+", required=True, help="the registration markers")
     parser.add_argument("--pictures", type=Path, nargs="*", default=[], help="plan.svg, merge_report.svg, quality.svg")

@@ -107,7 +107,9 @@ class Model:
     bitsandbytes: BitsAndBytes = NO_BITSANDBYTES
     serves_adapter: bool = False
     served_base: str | None = None
-    """Name of the model without adapter whose GGUFs are used where `serves_adapter`."""
+    """Name of the model without adapter whose GGUFs are used where `serves_adapter`; its own, if Ollama has them."""
+    from_ollama: str | None = None
+    """Name of the model in Ollama whose weights are used where `serves_adapter`, if it is one."""
 
 
 @dataclass(frozen=True)
@@ -343,6 +345,7 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str) -> Model:
         is_automatic=automatic,
         plans_num_ctx=plans_num_ctx,
         serves_adapter=serves_adapter,
+        from_ollama=ollama["from"],
     )
 
 

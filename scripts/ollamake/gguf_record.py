@@ -19,11 +19,13 @@ TOKENIZER_BYTES = 10_000_000
 """Allowance for a GGUF's metadata: 6-8.5 MB for vocabularies of 128 k to 262 k tokens."""
 
 
-def gguf_record(path: Path, name: str, kind: str) -> dict[str, Any]:
-    """Read a GGUF that was just written, check that it is whole, and return its record.
+def gguf_record(
+    path: Path, name: str, kind: str, reason: str = "it was just written, so the disk may be full"
+) -> dict[str, Any]:
+    """Read a GGUF, check that it is whole, and return its record.
 
-    ``name`` is the name it will have, ``kind`` its type. Raises OllamakeError if the header does not parse or a tensor
-    lies outside the file. The tensors themselves are read once, for the sha256.
+    ``name`` is the name it will have, ``kind`` its type, ``reason`` why it may not be whole. Raises OllamakeError if the
+    header does not parse or a tensor lies outside the file. The tensors themselves are read once, for the sha256.
     """
     size = path.stat().st_size
     try:
@@ -34,11 +36,9 @@ def gguf_record(path: Path, name: str, kind: str) -> dict[str, Any]:
         tensors = header.tensors
         end = max(tensor.begin + tensor.size for tensor in tensors)
     except (ValueError, KeyError, IndexError, OSError) as error:
-        raise OllamakeError(
-            f"{path} is not a whole GGUF ({error}); it was just written, so the disk may be full."
-        ) from error
+        raise OllamakeError(f"{path} is not a whole GGUF ({error}); {reason}.") from error
     if end > size:
-        raise OllamakeError(f"{path} ends after {size} bytes, but its tensors need {end}; the disk may be full.")
+        raise OllamakeError(f"{path} ends after {size} bytes, but its tensors need {end}; {reason}.")
     parameters = sum(tensor.elements for tensor in tensors)
     with progress_bar(size, "sha256") as progress:
         digest = sha256_of(path, progress.update)

@@ -80,7 +80,7 @@ def measure_merge(
     def fill(folder: Path) -> str:
         return ghost_of_merge(plan, base, adapters, folder)
 
-    described = {"name": name, "source": source, "exact": True}
+    described = {"name": name, "source": source, "exact": True, "adapter_bytes": adapter_bytes(plan)}
     return _measure(described, fill, tensors_of_merge(plan), None, programs, wanted or Wanted())
 
 
@@ -91,12 +91,24 @@ def measure_shape(shape: Shape, programs: Programs, wanted: Wanted | None = None
     """
     known = shape.metadata_bytes
     metadata_bytes = estimated_metadata_bytes(shape.config) if known is None else known
-    described = {"name": shape.name, "source": shape.source, "exact": known is not None}
+    described = {"name": shape.name, "source": shape.source, "exact": known is not None, "adapter_bytes": 0}
 
     def fill(folder: Path) -> str:
         return ghost_of_shape(shape, folder)
 
     return _measure(described, fill, tensors_of_shape(shape), metadata_bytes, programs, wanted or Wanted())
+
+
+def adapter_bytes(plan: Mapping[str, Any]) -> int:
+    """Return what the low-rank updates of a merge plan take as an adapter beside the base: both halves in float32."""
+    updates = [
+        (edit["rank"], tensor["shape"])
+        for shard in plan["shards"]
+        for tensor in shard["tensors"]
+        for edit in tensor["edits"]
+        if edit["kind"] == "low_rank" and len(tensor["shape"]) == 2
+    ]
+    return sum(4 * rank * sum(shape) for rank, shape in updates)
 
 
 def _measure(

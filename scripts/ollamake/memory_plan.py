@@ -40,17 +40,20 @@ def memory_plan(
     ``ghost``, ``alternatives``: what ghost.json says of the model and of those to compare it with. ``spec``:
     ``{"asked": {"context": tokens, "parallel": slots, "kv_cache": type, "margin_gib": GiB}, "hardware": the section of the
     configuration, "host": address of the Ollama server or None, "left_out": what the ghost does not have, {"adapters": True}
-    or nothing, "imatrix": whether the model's quantizations are made with an importance matrix (no, if it is not there)}``.
+    or nothing, "imatrix": whether the model's quantizations are made with an importance matrix (no, if it is not there),
+    "serves_adapter": whether the adapter stands beside the base, in float32 (no, if it is not there)}``.
     Raises OllamakeError for memory that cannot be meant, and for a number of slots that was not measured.
     """
     asked = Asked(**spec["asked"])
     imatrix = spec.get("imatrix", False)
+    served = ghost["adapter_bytes"] if spec.get("serves_adapter") else 0
     ghost, *alternatives = ({**one, **sizes_of_model(one, model, imatrix)} for one in (ghost, *alternatives))
     hardware = configured_hardware(spec["hardware"])
     found = budgets(hardware, asked.margin_gib)
     decides = deciding(found)
     places = Places(found, next((i for i, place in enumerate(found) if place is decides), None), hardware.unified)
 
+    ghost = _with_adapter(ghost, served)
     memory = ContextMemory(ghost, asked.parallel)
     judged = _judged(ghost, memory, asked, places)
     warnings = [*_server_warnings(hardware, spec["host"], asked), *judged.pop("warnings")]
@@ -62,6 +65,7 @@ def memory_plan(
     return {
         "model": model,
         **{key: ghost[key] for key in _OF_GHOST},
+        **({"adapter_bytes": served} if served else {}),
         "asked": asdict(asked),
         "hardware": {
             "source": hardware.source,
@@ -84,6 +88,15 @@ def memory_plan(
             for other in alternatives
         ],
     }
+
+
+def _with_adapter(ghost: Mapping[str, Any], size: int) -> Mapping[str, Any]:
+    """Return a ghost with an adapter of ``size`` bytes beside the weights of every type, in whose file it is not."""
+    types = {
+        kind: one if "other_bytes" not in one else {**one, "other_bytes": one["other_bytes"] + size}
+        for kind, one in ghost["types"].items()
+    }
+    return {**ghost, "types": types}
 
 
 def _judged(ghost: Mapping[str, Any], memory: ContextMemory, asked: Asked, places: Places) -> dict[str, Any]:

@@ -25,13 +25,16 @@ class Build:
 
     model: str
     merge_plan: Record
-    merge_report: Record
     plan: Record
     inputs: Record
     ggufs: Sequence[Record]
     markers: Sequence[Record]
     template: Record
     template_check: Record
+    merge_report: Record | None = None
+    """Of a model that is served as an adapter it is its base's; None where Ollama had the base already."""
+    adapter: Record | None = None
+    """The record of the adapter's GGUF where the model is the base's GGUF with that beside it."""
     quality: Record | None = None
     answers: Record | None = None
     imatrix: Record | None = None
@@ -45,6 +48,12 @@ class Build:
         return sorted(self.ggufs[1:], key=lambda record: -record["size"])
 
     @property
+    def shown_ggufs(self) -> list[Record]:
+        """The unquantized one, if it is one, and those that are registered, largest first."""
+        registered = self.registered
+        return registered if self.ggufs[0] in registered else [self.ggufs[0], *registered]
+
+    @property
     def registrations(self) -> list[Record]:
         """The markers, of the largest model first."""
         return sorted(self.markers, key=lambda marker: -marker["gguf"]["size"])
@@ -53,12 +62,31 @@ class Build:
     def base_files(self) -> dict[str, Record]:
         """Path -> size and sha256 of the base's weight files."""
         adapters = {adapter["path"] for adapter in self.merge_plan["adapters"]}
-        return {path: entry for path, entry in self.merge_report["inputs"].items() if path not in adapters}
+        return {path: entry for path, entry in self._inputs.items() if path not in adapters}
+
+    @property
+    def adapter_files(self) -> dict[str, Record]:
+        """Path -> size and sha256 of the adapters' weight files, as far as they are known."""
+        served = {} if self.adapter is None else {one["path"]: one for one in self.adapter["adapters"]}
+        known = {**self._inputs, **served}
+        paths = [adapter["path"] for adapter in self.merge_plan["adapters"]]
+        return {path: known[path] for path in paths if path in known}
+
+    @property
+    def _inputs(self) -> Mapping[str, Record]:
+        return {} if self.merge_report is None else self.merge_report["inputs"]
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether the adapters, if there are any, were merged into the weights."""
+        return self.adapter is None
 
     @property
     def warnings(self) -> list[tuple[str, str]]:
         """(what warns, the warning) of all records."""
-        found = [("merge", text) for text in self.merge_report["warnings"]]
+        found = [("inputs", text) for text in self.inputs.get("warnings", [])]
+        if self.is_merged and self.merge_report is not None:
+            found += [("merge", text) for text in self.merge_report["warnings"]]
         found += [("plan", text) for text in self.plan["warnings"]]
         found += [("prompts", text) for text in self.template_check["warnings"]]
         if self.imatrix is not None:
@@ -80,8 +108,9 @@ def summary(build: Build) -> str:
     """Return in one or two sentences what was built from what, and where it answers."""
     adapters = build.merge_plan["adapters"]
     base = build.inputs["base"]
+    how = "merged into it" if build.is_merged else "beside it, which is added while it runs"
     origin = (
-        f"{base} with {_listed([adapter_words(adapter) for adapter in adapters])} merged into it"
+        f"{base} with {_listed([adapter_words(adapter) for adapter in adapters])} {how}"
         if adapters
         else f"{base} as it is, without an adapter"
     )
@@ -89,10 +118,8 @@ def summary(build: Build) -> str:
     names = [marker["name"] for marker in build.registrations]
     places = list(dict.fromkeys(place(marker) for marker in build.registrations))
     size = f"{build.plan['architecture']}, {parameters(build.plan['parameters'])} parameters"
-    return (
-        f"{build.model} ({size}) is {origin}. It was quantized to {_listed(kinds)} and is registered"
-        f" as {_listed(names)} in {_listed(places)}."
-    )
+    made = f"It was quantized to {_listed(kinds)} and" if build.is_merged else f"It is in {_listed(kinds)} and"
+    return f"{build.model} ({size}) is {origin}. {made} is registered as {_listed(names)} in {_listed(places)}."
 
 
 def adapter_words(adapter: Record) -> str:
@@ -137,6 +164,16 @@ def merge_sentences(report: Record) -> list[str]:
             f" {totals['smallest_survival']:.2%}. The arithmetic is float32, rounded once."
         )
     return sentences
+
+
+def adapter_sentences(adapter: Record) -> list[str]:
+    """Return what stands beside the base where nothing was merged; ``adapter`` is the record of its GGUF."""
+    ranks = ", ".join(map(str, adapter["ranks"]))
+    return [
+        f"Nothing was merged: llama.cpp adds the update of {adapter['weights']} weights (rank {ranks}) while it runs.",
+        f"Its GGUF has {parameters(adapter['parameters'])} parameters in float32, and the whole update has the adapter's norm,"
+        f" {adapter['update_norm']:.6g}.",
+    ]
 
 
 def place(marker: Record) -> str:

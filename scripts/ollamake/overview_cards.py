@@ -37,7 +37,11 @@ def _card_of_recommendation(build: Build) -> Markup:
 
 
 def _card_of_quality(build: Build) -> Markup:
+    if build.adapter is not None:
+        ranks = ", ".join(map(str, build.adapter["ranks"]))
+        return card("Adapter beside it", size(build.adapter["size"]), f"rank {ranks}; not quantized", "good")
     if build.quality is None:
+        assert build.merge_report is not None
         totals = build.merge_report["totals"]
         if totals["survival"] is None:
             return card("Merge", f"{totals['edited']} tensors", f"of {totals['tensors']} changed")

@@ -10,6 +10,7 @@ from ollamake.html_page import bullets, code, drawing, element, joined, page, sh
 from ollamake.overview import (
     Build,
     Record,
+    adapter_sentences,
     merge_sentences,
     method,
     moment,
@@ -44,11 +45,8 @@ def _origins(build: Build) -> Markup:
     rows = [
         ("base", code(path), size(entry["size"]), sha256(entry["sha256"])) for path, entry in build.base_files.items()
     ]
-    inputs = build.merge_report["inputs"]
-    for adapter in build.merge_plan["adapters"]:
-        entry = inputs.get(adapter["path"])
-        if entry is not None:
-            rows.append(("adapter", code(adapter["path"]), size(entry["size"]), sha256(entry["sha256"])))
+    for path, entry in build.adapter_files.items():
+        rows.append(("adapter", code(path), size(entry["size"]), sha256(entry["sha256"])))
     parts = [
         element("h2", "Built from"),
         table(
@@ -69,15 +67,27 @@ def _results(build: Build) -> Markup:
     rows = [
         (record["type"], code(record["file"]), size(record["size"]), f"{record['bits_per_weight']:.2f}",
          "used" if record.get("imatrix") else "", sha256(record["sha256"]))
-        for record in (build.ggufs[0], *build.registered)
+        for record in build.shown_ggufs
     ]  # fmt: skip
     titles = ("type", "file", "size", "bits a weight", "importance matrix", "sha256")
     if not any(row[4] for row in rows):
         titles, rows = titles[:4] + titles[5:], [row[:4] + row[5:] for row in rows]
-    caption = (
-        "GGUF files; the first is the model before quantization. Ollama holds the quantized ones under these sha256."
-    )
-    return joined([element("h2", "What was built"), table(caption, titles, rows, (2, 3))])
+    taken = [record["source"] for record in build.registered if "source" in record]
+    first = "" if taken else f" the first is the {'model' if build.is_merged else 'base'} before quantization."
+    caption = f"GGUF files;{first} Ollama holds the quantized ones under these sha256."
+    parts = [element("h2", "What was built"), table(caption, titles, rows, (2, 3))]
+    parts += [
+        element(
+            "p",
+            f"The weights are those of {one['ollama']}, which Ollama had already ({one['where']}): {one['norms']} norms in it are"
+            " the base's, to the bit.",
+        )
+        for one in taken
+    ]
+    if build.adapter is not None:
+        row = (code(build.adapter["file"]), size(build.adapter["size"]), sha256(build.adapter["sha256"]))
+        parts.append(table("The adapter, which stands beside each of them.", ("file", "size", "sha256"), [row], (1,)))
+    return joined(parts)
 
 
 def _fit(build: Build) -> Markup:
@@ -125,6 +135,9 @@ def _num_ctx(build: Build, record: Record) -> str:
 
 
 def _merge(build: Build) -> Markup:
+    if build.adapter is not None:
+        return joined([element("h2", "Adapter"), element("p", " ".join(adapter_sentences(build.adapter)))])
+    assert build.merge_report is not None
     parts = [element("h2", "Merge"), element("p", " ".join(merge_sentences(build.merge_report)))]
     changes = build.merge_report["config_changes"]
     if changes:
@@ -136,6 +149,9 @@ def _merge(build: Build) -> Markup:
 def _quality(build: Build) -> Markup:
     heading = element("h2", "Quality, measured")
     quality = build.quality
+    if quality is None and not build.is_merged:
+        said = "Not measured: what the base loses by quantization is measured with the base, as a model of its own."
+        return joined([heading, element("p", said)])
     if quality is None:
         said = "Not measured: no text was given (quality.text or quality.chat of the model)."
         return joined([heading, element("p", said)])
@@ -253,14 +269,11 @@ def _costs(build: Build) -> Markup:
         parts.append(table(caption, titles, rows, (1, 2, 3, 4)))
     else:
         parts.append(element("p", "There are no benchmarks of this model's jobs."))
-    made = sum(record["size"] for record in build.ggufs) + sum(
-        output["size"] for output in build.merge_report["outputs"].values()
-    )
-    parts.append(
-        element(
-            "p", f"All merged shards and GGUFs together are {gb(made)} GB; intermediates may have been removed since."
-        )
-    )
+    if build.is_merged and build.merge_report is not None:
+        shards = sum(output["size"] for output in build.merge_report["outputs"].values())
+        made = gb(shards + sum(record["size"] for record in build.ggufs))
+        said = f"All merged shards and GGUFs together are {made} GB; intermediates may have been removed since."
+        parts.append(element("p", said))
     if deciding_index(build.plan) is None:
         parts.append(element("p", "Nothing was known of the hardware that serves."))
     return joined(parts)

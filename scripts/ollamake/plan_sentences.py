@@ -51,9 +51,11 @@ def asked(plan: Plan) -> str:
     wanted = plan["asked"]
     slots = "1 slot" if wanted["parallel"] == 1 else f"{wanted['parallel']} slots"
     each = "" if wanted["parallel"] == 1 else " each"
+    size = plan.get("adapter_bytes", 0)
+    adapter = f" The adapter's {gib(size / 2**20)} GiB in float32 are counted with the weights." if size else ""
     return (
         f"Asked for: {slots} of {thousands(wanted['context'])} tokens{each}, a KV cache of {wanted['kv_cache']},"
-        f" {wanted['margin_gib']:g} GiB to be left free."
+        f" {wanted['margin_gib']:g} GiB to be left free.{adapter}"
     )
 
 

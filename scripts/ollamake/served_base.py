@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ollamake.errors import OllamakeError
+from ollamake.ollama_name import checked_name
 
 if TYPE_CHECKING:
     from ollamake.configuration import Model
@@ -23,8 +24,13 @@ def with_served_bases(models: Mapping[str, Model], base_of: Callable[[Model], Mo
     result = dict(models)
     for name, model in models.items():
         if not model.serves_adapter:
+            _refuse_idle_from(model)
             continue
         _refuse_idle_keys(model)
+        if model.from_ollama is not None:
+            _require_one_type(model, model.from_ollama)
+            result[name] = replace(model, served_base=name)
+            continue
         base = next((other for other in result.values() if other.base == model.base and not other.adapters), None)
         if base is None:
             base = replace(base_of(model), name=_free_name(model, result))
@@ -45,6 +51,26 @@ def _free_name(model: Model, taken: Mapping[str, Model]) -> str:
             f" {' and '.join(names)} are other models. Name the base as a model of its own (base: {model.base}, no adapter)."
         )
     return free[0]
+
+
+def _refuse_idle_from(model: Model) -> None:
+    if model.from_ollama is not None:
+        why = "its weights are merged" if model.adapters else "it has no adapter"
+        raise OllamakeError(
+            f"models.{model.name}.ollama.from: has no effect, since {why}. It names the model in Ollama beside whose weights an"
+            " adapter is served: set `serve: adapter`, or leave it out."
+        )
+
+
+def _require_one_type(model: Model, source: str) -> None:
+    key = f"models.{model.name}"
+    checked_name(source, f"{key}.ollama.from")
+    if model.is_automatic or len(model.quantizations) != 1:
+        found = "auto" if model.is_automatic else ", ".join(model.quantizations)
+        raise OllamakeError(
+            f"{key}.quantizations: expected the one type that {source} is of (`ollama show {source}` says it), since its weights"
+            f" are taken as they are (ollama.from), found {found}."
+        )
 
 
 def _refuse_idle_keys(model: Model) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,12 +129,12 @@ def test_a_prompt(adapter: Build) -> None:
 
 
 def test_questions_that_it_is_asked(adapter: Build) -> None:
-    """Neither the questions nor the pages that show the answers have anything merged."""
+    """Neither the questions nor the pages that show the answers want anything merged with the adapter."""
     (adapter.folder / "q.jsonl").write_text('{"question": "a", "expect": "b"}\n', "utf-8")
     adapter.model()["answers"] = {"questions": "q.jsonl"}
     jobs = dict.fromkeys(("check_inputs", "ask_questions", "compare_answers", "check_answers"), 1)
     assert adapter.planned() == jobs
-    assert adapter.planned_pages() == {"write_page": 1}
+    assert adapter.planned_pages() == {"write_overview": 1, "write_page": 1}
 
 
 def test_merged_after_all(adapter: Build) -> None:
@@ -157,3 +158,98 @@ def test_what_cannot_be_served_is_refused_before_any_heavy_job(adapter: Build) -
     assert "models.small.serve: the adapter adapter cannot be served beside the base's GGUF" in said
     assert "DoRA: its magnitudes depend on the base's weights" in said
     assert not (adapter.folder / "results/base/gguf/base.Q8_0.gguf").exists()
+
+
+@pytest.fixture(scope="session")
+def finished_with_base(finished_adapter: Build, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """The same with the base registered for itself: a model that Ollama has already."""
+    folder = tmp_path_factory.mktemp("with-base") / "work"
+    shutil.copytree(finished_adapter.folder, folder, symlinks=True)
+    build = Build(folder, json.loads(json.dumps(finished_adapter.config)))
+    build.config["models"]["base"] = {"base": "base", "quantizations": ["Q8_0"]}
+    build.write_config()
+    build.run("--cores", "2", "registered")
+    return build
+
+
+@pytest.fixture
+def beside_ollama(finished_with_base: Build, tmp_path: Path) -> Iterator[Build]:
+    """A copy of it with another adapter, to be served beside the weights that Ollama has; nothing else is to be built."""
+    folder = tmp_path / "work"
+    shutil.copytree(finished_with_base.folder, folder, symlinks=True)
+    build = Build(folder, json.loads(json.dumps(finished_with_base.config)))
+    other = json.loads(json.dumps(build.model())) | {"adapter": "second"}
+    other["ollama"] = other.get("ollama", {}) | {"from": "base:q8_0"}
+    build.config["models"] = {"small": other}
+    shutil.rmtree(folder / "results/small")
+    shutil.rmtree(folder / "results/base")
+    yield build
+    shutil.rmtree(folder)
+
+
+def test_beside_a_model_in_ollama(beside_ollama: Build) -> None:
+    """The base is neither converted nor quantized, and Ollama's blob neither copied nor changed."""
+    assert beside_ollama.planned() == OF_AN_ADAPTER | {"take_base_from_ollama": 1}
+    blobs = sorted(beside_ollama.folder.glob("results/ollama-store/blobs/*"), key=lambda blob: blob.stat().st_size)
+    before = {blob.name: (blob.stat().st_ino, blob.stat().st_size) for blob in blobs}
+    beside_ollama.run("--cores", "2", "all")
+    assert beside_ollama.planned() == {}
+    link = beside_ollama.folder / "results/small/gguf/small.Q8_0.gguf"
+    assert link.is_symlink()
+    assert link.resolve() == blobs[-1].resolve()
+    after = {blob.name: (blob.stat().st_ino, blob.stat().st_size) for blob in blobs}
+    assert after == before
+    marker = json.loads((beside_ollama.folder / "results/small/ollama/Q8_0/registered.json").read_text("utf-8"))
+    assert blobs[-1].name == f"sha256-{marker['gguf']['sha256']}"
+    assert "small:q8_0 (results/ollama-store): as registered" in beside_ollama.run("--cores", "1", "verify")
+    # A new adapter goes beside the same weights; they are not looked for again.
+    save_small_adapter(beside_ollama.folder / "base", beside_ollama.folder / "second", seed=9)
+    assert beside_ollama.planned() == {"check_inputs": 1, "convert_adapter_to_gguf": 1, "register": 1}
+
+
+def test_merged_after_it_was_beside_a_model_in_ollama(beside_ollama: Build) -> None:
+    """The link gives way to a GGUF of its own; what it led to stays."""
+    beside_ollama.write_config()
+    beside_ollama.run("--cores", "2", "gguf")
+    link = beside_ollama.folder / "results/small/gguf/small.Q8_0.gguf"
+    blob, size = link.resolve(), link.stat().st_size
+    del beside_ollama.model()["serve"], beside_ollama.model()["ollama"]["from"]
+    assert beside_ollama.planned("gguf")["quantize"] == 1
+    beside_ollama.run("--cores", "2", "gguf")
+    assert not link.is_symlink()
+    assert blob.stat().st_size == size
+    assert blob.stat().st_ino != link.stat().st_ino
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"ollama": {"from": "nobody:q8_0"}}, "expected a model of Ollama, found none of the name 'nobody:q8_0'"),
+        ({"ollama": {"from": "small:q8_0"}}, "expected a model without an adapter, found that small:q8_0 has one"),
+        ({"quantizations": ["Q4_K_M"]}, "expected Q4_K_M, which is in `quantizations`, found that base:q8_0 is Q8_0"),
+        ({"quantizations": ["Q4_K_M", "Q8_0"]}, "expected the one type that base:q8_0 is of"),
+        ({"quantizations": "auto"}, "expected the one type that base:q8_0 is of"),
+        ({"serve": "merged"}, "has no effect, since its weights are merged"),
+        ({"ollama": {"from": "a b"}}, "'a b'"),
+    ],
+)  # fmt: skip
+def test_a_model_in_ollama_that_cannot_be_used(beside_ollama: Build, edit: dict[str, object], message: str) -> None:
+    beside_ollama.model().update(edit)
+    beside_ollama.write_config()
+    said = " ".join(beside_ollama.run_to_failure("--cores", "2", "all").split())
+    key = "quantizations" if "the one type" in message else "ollama.from"
+    assert re.search(rf"models\.small\.{key}: [^.]*{re.escape(message)}", said)
+    assert "Traceback" not in said
+    assert not (beside_ollama.folder / "results/small/gguf/small.Q8_0.gguf").exists()
+
+
+def test_weights_in_ollama_that_are_damaged(beside_ollama: Build) -> None:
+    """Ollama looks at a blob when it comes, and never again."""
+    blob = max(beside_ollama.folder.glob("results/ollama-store/blobs/*"), key=lambda one: one.stat().st_size)
+    content = bytearray(blob.read_bytes())
+    content[-1] ^= 1
+    blob.unlink()  # It may be the same file as a GGUF.
+    blob.write_bytes(content)
+    beside_ollama.write_config()
+    said = beside_ollama.run_to_failure("--cores", "2", "all")
+    assert "has other bytes than its name says" in said

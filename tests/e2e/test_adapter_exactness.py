@@ -18,6 +18,7 @@ import pytest
 import sentencepiece
 import torch
 import transformers
+from gguf import GGUFReader
 from peft import LoraConfig, PeftModel, get_peft_model
 from snakemake_runs import LLAMA_CPP
 from transformers import AutoModelForCausalLM
@@ -28,8 +29,11 @@ from ollamake.adapter_gguf import AdapterGguf, read_adapter_gguf, require_fittin
 from ollamake.adapter_serving import ARCHITECTURES
 from ollamake.checkpoint import read_checkpoint
 from ollamake.demo_base import save_tokenizer, train_tokenizer
+from ollamake.errors import OllamakeError
 from ollamake.gguf_conversion import convert
+from ollamake.ghost_measurement import adapter_bytes
 from ollamake.merge_plan import plan_merge
+from ollamake.same_base import require_same_base
 
 CONVERTER = LLAMA_CPP / "source/convert_hf_to_gguf.py"
 SIZES: dict[str, Any] = {
@@ -216,6 +220,23 @@ def logprobs(address: str) -> dict[int, float]:
     return {one["id"]: one["logprob"] for one in answer["completion_probabilities"][0]["top_logprobs"]}
 
 
+def require_known_base(folder: Path) -> None:
+    """The GGUF of a base is known for its own; not for another's, which differs in the last bit of one value of one norm."""
+    plan = json.loads((folder / "plan.json").read_text("utf-8"))
+    file = folder / "base.gguf"
+    norms = {tensor.name: tensor for tensor in GGUFReader(file).tensors if "norm" in tensor.name}
+    compared = require_same_base(plan, file, "b:f32", "models.m.ollama.from")
+    assert compared == sum("_q_norm" not in name and "_k_norm" not in name and ".bias" not in name for name in norms)
+    other, last = folder / "other.gguf", norms["output_norm.weight"]
+    content = bytearray(file.read_bytes())
+    content[last.data_offset] ^= 1
+    other.write_bytes(content)
+    with pytest.raises(
+        OllamakeError, match=rf"of {compared} norms 1 have other values \(output_norm\.weight differs by"
+    ):
+        require_same_base(plan, other, "b:f32", "models.m.ollama.from")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_llama_cpp_computes_with_it(tmp_path: Path, family: str, llama_cpp: Callable[[str], Path]) -> None:
     """llama-server on the base with the adapter gives the log-probabilities of peft's model, and others without it."""
@@ -224,14 +245,19 @@ def test_llama_cpp_computes_with_it(tmp_path: Path, family: str, llama_cpp: Call
     converted(tmp_path)
     convert(CONVERTER, tmp_path / "base", "f32", "base", tmp_path / "base.gguf")
     require_fitting(tmp_path / "a.gguf", tmp_path / "base.gguf")
+    require_known_base(tmp_path)
     model = loaded(tmp_path)
     with torch.no_grad():
         expected = torch.log_softmax(model(torch.tensor([PROMPT])).logits[0, -1].double(), 0)
         with model.disable_adapter():
             base = torch.log_softmax(model(torch.tensor([PROMPT])).logits[0, -1].double(), 0)
     program = llama_cpp("llama-server")
-    with serving(program, tmp_path, "--lora", str(tmp_path / "a.gguf")) as address:
+    with serving(program, tmp_path, "-lv", "4", "--lora", str(tmp_path / "a.gguf")) as address:
         found = logprobs(address)
+    # What the plan counts for it is what llama.cpp says that it takes.
+    taken = re.findall(r"LoRA buffer size = *([0-9.]+) MiB", (tmp_path / "serve.log").read_text(errors="replace"))
+    counted = adapter_bytes(json.loads((tmp_path / "plan.json").read_text("utf-8")))
+    assert sum(map(float, taken)) == pytest.approx(counted / 2**20, abs=0.006)
     with serving(program, tmp_path) as address:
         without = logprobs(address)
     error = max(abs(value - float(expected[token])) for token, value in found.items())

@@ -116,6 +116,24 @@ def test_the_manifest_is_the_one_that_was_predicted(on_server: tuple[Path, str])
         assert "the manifest is the one that was asked for, byte for byte" in log
 
 
+def test_beside_a_model_that_ollama_has(on_server: tuple[Path, str]) -> None:
+    """The base is taken from the server, where it is a model by itself; the answers are those of a base that was built."""
+    work, address = on_server
+    weights = marker(work, "beside", "F16")["gguf"]
+    ollama.Client(address).create(model="pulled:f16", files={"base.gguf": f"sha256:{weights['sha256']}"})
+    settings = model()["ollama"] | {"from": "pulled:f16"}
+    taken = model(quantizations=["F16"], serve="adapter", ollama=settings)
+    said = build(work, {"taken": taken}, {"target": "server", "host": address}, "all")
+    assert not re.search(r"^(merge_shard|convert_to_gguf|quantize) ", said, re.MULTILINE)
+    link = work / "results/taken/gguf/taken.F16.gguf"
+    assert link.is_symlink()
+    assert link.resolve().name == f"sha256-{weights['sha256']}"
+    assert "taken.F16.gguf is on the server already" in (work / "logs/register/taken.F16.log").read_text("utf-8")
+    one = marker(work, "taken", "F16")
+    assert marker_differences(one, *request_of_marker(one)) == []
+    assert answers(work, "taken", "F16") == answers(work, "beside", "F16")
+
+
 @contextmanager
 def served_from_store(work: Path) -> Iterator[str]:
     with serving(work / "results/ollama-store", work / "serve.log") as address:

@@ -77,7 +77,7 @@ def rows(compute: Callable[[int], int] = of_server, parallel: tuple[int, ...] = 
 
 def spec(gpus: list[dict[str, Any]] | None, ram_gib: float | None = 64, **asked: Any) -> dict[str, Any]:
     """Return what is asked of a plan; ``host``: address of the server; ``left_out``, ``imatrix``: see memory_plan."""
-    rest = {key: asked.pop(key) for key in ("host", "left_out", "imatrix") if key in asked}
+    rest = {key: asked.pop(key) for key in ("host", "left_out", "imatrix", "serves_adapter") if key in asked}
     return {
         "asked": {"context": 8192, "parallel": 1, "kv_cache": "f16", "margin_gib": 1.0} | asked,
         "hardware": {"gpus": gpus, "ram_gib": ram_gib},

@@ -17,6 +17,7 @@ from ollamake.context_fit import ContextMemory, Need, gpu_layers
 from ollamake.errors import OllamakeError
 from ollamake.memory_formula import memory_by_formula
 from ollamake.memory_plan import memory_plan
+from ollamake.plan_sentences import asked as asked_for
 from ollamake.published_quality import CANDIDATES, by_quality
 
 A100 = gpu(36, "A100-40GB")
@@ -558,6 +559,17 @@ def test_entry_point_writes_the_plan(tmp_path: Path, caplog: pytest.LogCaptureFi
 def test_an_adapter_that_is_left_out_is_named() -> None:
     (warning,) = plan(left_out={"adapters": True})["warnings"]
     assert warning.startswith("models.m: planned without its adapter")
+
+
+def test_an_adapter_beside_the_base_is_counted() -> None:
+    """Rank 32 on all weights of a 32B takes half a GiB more: contexts get shorter, and what just fitted does not."""
+    ghost = qwen_32b() | {"adapter_bytes": 537 * 2**20 - 1}
+    without, planned = plan(ghost), plan(ghost, serves_adapter=True)
+    assert row(planned, "Q4_K_M")["gpu_mib"] == row(without, "Q4_K_M")["gpu_mib"] + 537
+    assert fit(planned, "Q8_0")["largest_context"]["f16"] < fit(without, "Q8_0")["largest_context"]["f16"]
+    assert "The adapter's 0.52 GiB in float32 are counted" in asked_for(planned)
+    assert "adapter" not in asked_for(without)
+    assert row(planned, "Q4_K_M")["bytes"] == row(without, "Q4_K_M")["bytes"]
 
 
 def with_one_block_more(ghost: dict[str, Any]) -> dict[str, Any]:

@@ -464,7 +464,7 @@ def test_captions_take_every_name_for_a_name(file: Path, document: str) -> None:
 
 def test_the_script_writes_three_pages_and_takes_what_there_is(build: Build, tmp_path: Path) -> None:
     files: dict[str, list[str]] = {}
-    records = {name: [getattr(build, name)] for name in write_overview.REQUIRED}
+    records = {name: [getattr(build, name)] for name in (*write_overview.REQUIRED, "merge_report")}
     records |= {"ggufs": list(build.ggufs), "markers": list(build.markers), "quality": [sample_quality()]}
     for name, contents in records.items():
         files[name] = [str(tmp_path / f"{name}{number}.json") for number in range(len(contents))]
@@ -488,3 +488,39 @@ def test_the_script_writes_three_pages_and_takes_what_there_is(build: Build, tmp
     assert "data:image/svg+xml" in pages["overview"].read_text(encoding="utf-8")
     assert Read(pages["prompts"].read_text(encoding="utf-8")).text.count("the chat template has no tools") == 1
     assert "m:q8_0" in Read(pages["registrations"].read_text(encoding="utf-8")).text
+
+
+def adapter_record() -> dict[str, Any]:
+    read = {"path": "runs/road/adapter_model.safetensors", "size": 12_345, "sha256": "7" * 64}
+    return {
+        "file": "m.adapter.gguf", "type": "adapter", "size": 24_690, "sha256": "8" * 64, "ranks": [4, 8], "weights": 28,
+        "parameters": 6000, "update_norm": 1.25, "adapters": [read],
+    }  # fmt: skip
+
+
+def test_a_model_that_is_served_as_an_adapter(build: Build) -> None:
+    """The base's merge is not this model's: what is told is the adapter that stands beside it."""
+    plan = build.merge_plan | {
+        "adapters": [one | {"path": "runs/road/adapter_model.safetensors"} for one in build.merge_plan["adapters"]]
+    }
+    served = replace(
+        build, merge_plan=plan, adapter=adapter_record(), inputs=build.inputs | {"warnings": ["unfinished"]}
+    )
+    text = Read(overview_page(served)).text
+    assert "(LoRA, rank 4, alpha 8) beside it, which is added while it runs. It is in Q8_0 and Q4_K_M" in text
+    assert "the first is the base before quantization" in text
+    assert "llama.cpp adds the update of 28 weights (rank 4, 8) while it runs" in text
+    for shown in ("7" * 64, "8" * 64, "m.adapter.gguf", "measured with the base", "unfinished"):
+        assert shown in text
+    assert "merged into it" not in text
+    assert "Merge" not in Read(overview_page(served)).cells()
+
+
+def test_a_model_beside_what_ollama_had(build: Build) -> None:
+    """There is no merge at all, and nothing before quantization."""
+    taken = gguf("Q8_0", 8500) | {"source": {"ollama": "qwen2.5:7b", "where": "http://gpu:11434", "norms": 57}}
+    served = replace(build, merge_report=None, adapter=adapter_record(), ggufs=[taken, taken], markers=[marker("Q8_0")])
+    text = Read(overview_page(served)).text
+    assert "The weights are those of qwen2.5:7b, which Ollama had already (http://gpu:11434): 57 norms" in text
+    assert "before quantization" not in text
+    assert text.count("m.Q8_0.gguf") == 1
