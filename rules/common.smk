@@ -286,10 +286,9 @@ BITSANDBYTES = [
     for name, precision in CHECKPOINTS
     for file in (
         *of_each_shard(name, BITSANDBYTES_SHARD, precision=precision),
-        *(
-            f"results/{name}/bitsandbytes/{precision}{file}"
-            for file in ("/config.json", "/model.safetensors.index.json", ".json")
-        ),
+        f"results/{name}/bitsandbytes/{precision}/config.json",
+        f"results/{name}/bitsandbytes/{precision}/model.safetensors.index.json",
+        BITSANDBYTES_CHECKPOINT.format(model=name, precision=precision),
     )
 ]
 MERGE_REPORTS = [of_each_merged(f"results/{{model}}/merge_report.{kind}") for kind in ("json", "svg")]
