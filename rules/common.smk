@@ -24,6 +24,8 @@ sys.path.insert(0, os.path.join(workflow.basedir, "scripts"))
 
 import snakemake_storage_plugin_ollama
 from ollamake import job_needs, job_times
+from ollamake.bitsandbytes_configuration import PRECISIONS, all_settings, weights_settings
+from ollamake.bitsandbytes_needs import evaluate_bitsandbytes, quantize_bitsandbytes
 from ollamake.chosen_types import chosen_warnings
 from ollamake.configuration import AUTO, overlay_models, read_configuration
 from ollamake.errors import OllamakeError
@@ -157,8 +159,9 @@ wildcard_constraints:
     shape="|".join(map(re.escape, SHAPES)) or "none",
     purpose="calibration|evaluation",
     checkpoint="|".join(CHECKPOINTS_TO_SERVE),
+    precision="|".join(PRECISIONS),
     measured="[A-Z0-9_]+|base",
-    user="[A-Z0-9_]+|imatrix|quality-.+|base-.+",
+    user="[A-Z0-9_]+|imatrix|quality-.+|base-.+|nf4|int8",
 
 
 # Targets ----------------------------------------------------------------------------------------------------------
@@ -241,10 +244,13 @@ def chosen_first(model, plan):
     return (chosen, *(quant for quant in model.quantizations if quant != chosen))
 
 
-def of_each_shard(name, pattern):
+def of_each_shard(name, pattern, **wildcards):
     """Expand a pattern over the shards of one model."""
     count = NSHARDS[name]
-    return [pattern.format(model=name, shard=f"{shard:05d}", nshards=f"{count:05d}") for shard in range(1, count + 1)]
+    return [
+        pattern.format(model=name, shard=f"{shard:05d}", nshards=f"{count:05d}", **wildcards)
+        for shard in range(1, count + 1)
+    ]
 
 
 def checkpoint_record(name, checkpoint):
@@ -280,6 +286,22 @@ CHECKED = of_each_built("results/{model}/inputs.json")
 MERGED = [
     file for name in BUILT if name not in ADAPTER_ONLY for file in of_each_shard(name, MERGED_SHARD)
 ] + of_each_merged("results/{model}/merged/model_files.json")
+BITSANDBYTES_SHARD = "results/{model}/bitsandbytes/{precision}/model-{shard}-of-{nshards}.safetensors"
+BITSANDBYTES_RECORD = "results/{model}/bitsandbytes_records/{precision}/model-{shard}-of-{nshards}.json"
+BITSANDBYTES_PLAN = "results/{model}/bitsandbytes_records/{precision}/plan.json"
+BITSANDBYTES_CHECKPOINT = "results/{model}/bitsandbytes/{precision}.json"
+QUALITY_OF_CHECKPOINT = "results/{model}/quality/{precision}.json"
+CHECKPOINTS = [(name, precision) for name in BUILT for precision in CONFIG.models[name].bitsandbytes.types]
+BITSANDBYTES = [
+    file
+    for name, precision in CHECKPOINTS
+    for file in (
+        *of_each_shard(name, BITSANDBYTES_SHARD, precision=precision),
+        f"results/{name}/bitsandbytes/{precision}/config.json",
+        f"results/{name}/bitsandbytes/{precision}/model.safetensors.index.json",
+        BITSANDBYTES_CHECKPOINT.format(model=name, precision=precision),
+    )
+]
 MERGE_REPORTS = [of_each_merged(f"results/{{model}}/merge_report.{kind}") for kind in ("json", "svg")]
 UNQUANTIZED = "results/{model}/gguf/{model}.unquantized.gguf"
 UNQUANTIZED_RECORD = "results/{model}/gguf/{model}.unquantized.json"
@@ -389,10 +411,19 @@ VERDICTS = of_each_guarded(VERDICT)
 PASSING = [] if CONFIG.keep_unquantized else [name for name in BUILT if name not in ADAPTER_ONLY]
 QUANTIZED = [released_unquantized(name, quantizing) for name in PASSING]
 COMPARED = [released_unquantized(name, comparing) for name in PASSING]
+# The same of the merged shards, which beside the conversion these use.
+USED_MERGED = [
+    f"results/{name}/bitsandbytes_records/{user}.released"
+    for name, precision in CHECKPOINTS
+    for user in (precision, *[f"quality-{precision}"] * CONFIG.models[name].bitsandbytes.evaluate)
+    if not CONFIG.keep_merged
+]
 EVERYTHING = [
     CHECKED,
     PLANS,
     MERGE_REPORTS,
+    BITSANDBYTES,
+    USED_MERGED,
     GGUFS,
     QUANTIZED,
     COMPARED,
@@ -591,6 +622,73 @@ def served_types(name):
 def merge_records(wildcards):
     """Return the records of a model's merged shards."""
     return of_each_shard(wildcards.model, MERGE_RECORD)
+
+
+def base_config(wildcards):
+    """Return the config.json of a model's base."""
+    return next(file for file in sources_of(wildcards.model)[0][1] if os.path.basename(file) == "config.json")
+
+
+def is_in_bitsandbytes(wildcards):
+    """Return whether a merged shard has been quantized by bitsandbytes."""
+    files = (BITSANDBYTES_RECORD.format(**wildcards), BITSANDBYTES_SHARD.format(**wildcards))
+    return is_done("quantize_bitsandbytes", bitsandbytes_shard_spec(wildcards), *files)
+
+
+def merged_to_quantize(wildcards):
+    """Return a merged shard as an input of its quantization; its record says when it has changed.
+
+    Where merged shards are not kept, a job that is done has the record in its place: see unquantized_for. If another change
+    starts that job, release_merged has the shard made.
+    """
+    shard, record = MERGED_SHARD.format(**wildcards), MERGE_RECORD.format(**wildcards)
+    if CONFIG.keep_merged or not is_in_bitsandbytes(wildcards):
+        return ancient(shard)
+    return flag(ancient(record), "sourcecache_entry", shard)
+
+
+def merged_record_to_quantize(wildcards):
+    """Return the record of a merged shard, which starts nothing where the same is merged once more for another job."""
+    record = MERGE_RECORD.format(**wildcards)
+    return record if CONFIG.keep_merged or not is_in_bitsandbytes(wildcards) else ancient(record)
+
+
+def is_checkpoint_measured(wildcards):
+    """Return whether a bitsandbytes checkpoint has been measured."""
+    record = QUALITY_OF_CHECKPOINT.format(**wildcards)
+    return is_done("evaluate_bitsandbytes", checkpoint_measuring_spec(wildcards), record)
+
+
+def merged_to_compare(wildcards):
+    """Return the merged shards that a checkpoint is compared with; the checkpoint's record says when they have changed."""
+    files = zip(*(of_each_shard(wildcards.model, pattern) for pattern in (MERGED_SHARD, MERGE_RECORD)))
+    if CONFIG.keep_merged or not is_checkpoint_measured(wildcards):
+        return [ancient(shard) for shard, _ in files]
+    return [flag(ancient(record), "sourcecache_entry", shard) for shard, record in files]
+
+
+def user_of_merged(wildcards):
+    """Return what one of the users of the merged shards makes of them."""
+    kind, _, of = wildcards.user.rpartition("-")
+    made = QUALITY_OF_CHECKPOINT if kind == "quality" else BITSANDBYTES_CHECKPOINT
+    return made.format(model=wildcards.model, precision=of)
+
+
+def measured_checkpoints(wildcards):
+    """Return what was measured of a model's bitsandbytes checkpoints, where they are."""
+    asked = CONFIG.models[wildcards.model].bitsandbytes
+    return expand(QUALITY_OF_CHECKPOINT, model=wildcards.model, precision=asked.types if asked.evaluate else ())
+
+
+def bitsandbytes_shards(wildcards):
+    """Return the shards of a bitsandbytes checkpoint; their records say when they have changed."""
+    shards = of_each_shard(wildcards.model, BITSANDBYTES_SHARD, precision=wildcards.precision)
+    return [ancient(shard) for shard in shards]
+
+
+def bitsandbytes_records(wildcards):
+    """Return the records of the shards of a bitsandbytes checkpoint."""
+    return of_each_shard(wildcards.model, BITSANDBYTES_RECORD, precision=wildcards.precision)
 
 
 def program_files(program):
@@ -924,6 +1022,11 @@ def measuring_spec(wildcards):
     return spec(code=code_digest("evaluate_quality"), program=program_version("llama-perplexity"))
 
 
+def checkpoint_measuring_spec(wildcards):
+    """Return what the measurement of a bitsandbytes checkpoint depends on beside files that other jobs make."""
+    return spec(code=code_digest("evaluate_bitsandbytes"))
+
+
 def quantization_spec(wildcards):
     """Return what a quantization depends on beside files that other jobs make."""
     uses = CONFIG.models[wildcards.model].calibration.is_given and QUANTIZATION_TYPES[wildcards.quant].uses_imatrix
@@ -1154,6 +1257,8 @@ def check_spec(wildcards):
         jobs_run_here=workflow.local_exec,
         **({"rag": {"file": model.rag.file, "keys": keys_of_rag(model.rag)}} if model.rag else {}),
         **({"served_beside": True} if model.serving and "adapter" in model.serving.checkpoints else {}),
+        **({"checkpoints": list(model.bitsandbytes.types)} if model.bitsandbytes.types else {}),
+        **({"evaluated_context": model.quality.evaluation.context} if model.bitsandbytes.evaluate else {}),
         shapes=SHIPPED_SHAPES,
     )
 
@@ -1175,6 +1280,7 @@ def check_now(wildcards, input):
             or [AUTO] * CONFIG.models[name].is_automatic + list(CONFIG.models[name].quantizations),
             "compared": [*CONFIG.models[name].quality.compare, *served_types(name)],
             "measured_unquantized": name in MEASURED_BASES,
+            "checkpoints": list(CONFIG.models[name].bitsandbytes.types),
         }
         for name in BUILT
         if name != wildcards.model and name not in ADAPTER_ONLY
@@ -1205,6 +1311,23 @@ def plan_spec(wildcards):
 
 def shard_spec(wildcards):
     return spec(**identities(wildcards.model, [str(file) for file in shard_weights(wildcards)]))
+
+
+def bitsandbytes_weights_settings(wildcards):
+    return spec(**weights_settings(CONFIG.models[wildcards.model].bitsandbytes, wildcards.precision))
+
+
+def bitsandbytes_settings(wildcards):
+    return spec(**all_settings(CONFIG.models[wildcards.model].bitsandbytes, wildcards.precision))
+
+
+def bitsandbytes_shard_spec(wildcards):
+    """Return what a quantized shard depends on beside files that other jobs make."""
+    return spec(
+        settings=weights_settings(CONFIG.models[wildcards.model].bitsandbytes, wildcards.precision),
+        weights=identities(wildcards.model, [str(file) for file in shard_weights(wildcards)]),
+        code=[code_digest("merge_shard"), code_digest("quantize_bitsandbytes")],
+    )
 
 
 def adapter_spec(wildcards):
@@ -1325,6 +1448,25 @@ def merge_disk_mb(wildcards, input):
     return merge_needs(wildcards, input).disk_mb
 
 
+def bitsandbytes_needs(wildcards, input):
+    """Return what quantizing a merged shard with bitsandbytes takes."""
+    shard = os.path.basename(MERGED_SHARD.format(**wildcards))
+    return quantize_bitsandbytes(merge_plan_of(input), shard, wildcards.precision)
+
+
+def bitsandbytes_mem_mb(wildcards, input):
+    return bitsandbytes_needs(wildcards, input).mem_mb
+
+
+def bitsandbytes_disk_mb(wildcards, input):
+    return bitsandbytes_needs(wildcards, input).disk_mb
+
+
+def checkpoint_quality_mem_mb(wildcards, input):
+    context = CONFIG.models[wildcards.model].quality.evaluation.context
+    return evaluate_bitsandbytes(merge_plan_of(input), wildcards.precision, context).mem_mb
+
+
 def convert_mem_mb(wildcards, input):
     return job_needs.convert(merge_plan_of(input)).mem_mb
 
@@ -1404,6 +1546,7 @@ def say_how_to_chat():
             ("inputs", f"results/{name}/inputs.json"),
             *[("merge", f"results/{name}/merge_report.json")] * (name not in ADAPTER_ONLY),
             ("template", TEMPLATE_CHECK.format(model=name)),
+            *[(f"{one} checkpoint", f"results/{name}/bitsandbytes/{one}.json") for one in model.bitsandbytes.types],
             *[("answers", f"results/{name}/answers.verdict.json")] * bool(model.answers.questions),
             *[
                 ("serving", SERVING_RECORD.format(model=name, checkpoint=checkpoint))

@@ -320,6 +320,7 @@ rule summarize_quality:
         measured=measured_of_types(QUALITY_OF_ONE),
         records=measured_of_types("results/{model}/gguf/{model}.{quant}.json"),
         speeds=measured_speeds,
+        checkpoints=measured_checkpoints,
         script=script("summarize_quality"),
         library=library("summarize_quality"),
     output:
@@ -355,6 +356,7 @@ rule summarize_quality:
             --measured {input.measured:q} \
             --records {input.records:q} \
             --speeds {input.speeds:q} \
+            --checkpoints {input.checkpoints:q} \
             --overlap {input.overlap:q} \
             --spec {params.spec:q} \
             --output {output.summary:q} \

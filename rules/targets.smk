@@ -1,15 +1,16 @@
 """
 Named targets, each a stage of the chain for all models of the configuration; `all` stands in the Snakefile.
 
-    plan        what fits, how large, how long; works before the weights of the base are here
-    merged      merged checkpoints: safetensors, config, tokenizer; with the report of the merge
-    gguf        quantized GGUFs
-    quality     what quantization loses, measured and judged
-    modelfiles  Modelfiles with the GGUFs they name
-    registered  models registered in Ollama, prompted as in training
-    rag         RAG applications' configurations with the registered models in them
-    serving     files for vLLM and TGI, with the weights that these read
-    verify      not a stage: look deeply at everything that is registered, and change nothing
+    plan          what fits, how large, how long; works before the weights of the base are here
+    merged        merged checkpoints: safetensors, config, tokenizer; with the report of the merge
+    bitsandbytes  checkpoints that transformers and vLLM load, quantized by bitsandbytes
+    gguf          quantized GGUFs
+    quality       what quantization loses, measured and judged
+    modelfiles    Modelfiles with the GGUFs they name
+    registered    models registered in Ollama, prompted as in training
+    rag           RAG applications' configurations with the registered models in them
+    serving       files for vLLM and TGI, with the weights that these read
+    verify        not a stage: look deeply at everything that is registered, and change nothing
 """
 
 
@@ -48,6 +49,13 @@ rule merged:
         MERGE_REPORTS,
 
 
+rule bitsandbytes:
+    input:
+        CHECKED,
+        BITSANDBYTES,
+        USED_MERGED,
+
+
 rule gguf:
     input:
         CHECKED,
@@ -61,6 +69,7 @@ rule quality:
         QUALITY,
         QUANTIZED,
         COMPARED,
+        USED_MERGED if any(CONFIG.models[name].bitsandbytes.evaluate for name, _ in CHECKPOINTS) else [],
         VERDICTS,
         [f"results/{name}/quality.html" for name in MEASURED],
 

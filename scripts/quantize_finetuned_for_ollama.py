@@ -29,7 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     need.add_argument(
         "--quantization", metavar="TYPE", nargs="+", action="extend", default=[],
         help="Q4_K_M (at first the default), Q8_0, F16 or another type of llama-quantize, 4bit or 8bit, or auto: the best that"
-        " fits; several may be given",
+        " fits; nf4 or int8 for a checkpoint of bitsandbytes; several may be given",
     )  # fmt: skip
     need.add_argument("--base", metavar="DIR", help="the base model's folder (default: found by adapter_config.json)")
     model = parser.add_argument_group("the model in Ollama")

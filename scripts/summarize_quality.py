@@ -1,7 +1,7 @@
 """Sum up what was measured of a model's quantizations: figures, verdicts, what to take, a table and a picture.
 
     python scripts/summarize_quality.py --model m --plan plan.json --text-record evaluation.json --reference reference.json \\
-        --base base.json --measured Q4_K_M.json Q8_0.json --records m.Q4_K_M.json m.Q8_0.json --speeds Q4_K_M.speed.json \\
+        --base base.json --measured Q4_K_M.json --records m.Q4_K_M.json --speeds Q4_K_M.speed.json --checkpoints nf4.json \\
         --spec '{"limits": {"max_kld_mean": 0.05}, "on_fail": "stop", "registered": ["Q4_K_M"]}' \\
         --output quality.json --table quality.md --picture quality.svg
 """
@@ -25,17 +25,17 @@ from ollamake.quality_table import quality_markdown
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="the model's name in the configuration")
-    parser.add_argument("--plan", type=Path, required=True, help="its plan.json")
-    parser.add_argument("--text-record", type=Path, required=True, help="what it was measured on, as JSON")
-    parser.add_argument("--reference", type=Path, required=True, help="reference.json, of the unquantized fine-tune")
+    for flag, what in (("--plan", "its plan.json"), ("--text-record", "what it was measured on, as JSON"),
+                       ("--reference", "reference.json, of the unquantized fine-tune"), ("--output", "all of it, as JSON"),
+                       ("--table", "as Markdown"), ("--picture", "as SVG")):  # fmt: skip
+        parser.add_argument(flag, type=Path, required=True, help=what)
     parser.add_argument("--base", nargs="?", type=Path, help="the base's measurement, nothing if there is none")
     parser.add_argument("--measured", nargs="+", type=Path, required=True, help="each quantization's measurement")
     parser.add_argument("--records", nargs="+", type=Path, required=True, help="the records of their GGUFs")
     parser.add_argument("--speeds", nargs="*", type=Path, default=[], help="their speeds, as far as they are measured")
+    parser.add_argument("--checkpoints", nargs="*", type=Path, default=[], help="measured bitsandbytes checkpoints")
     parser.add_argument("--overlap", nargs="?", type=Path, help="what was calibrated on, too; nothing without a matrix")
     parser.add_argument("--spec", type=json.loads, required=True, help="JSON: limits, on_fail and registered types")
-    for flag, what in (("--output", "all of it, as JSON"), ("--table", "as Markdown"), ("--picture", "as SVG")):
-        parser.add_argument(flag, type=Path, required=True, help=what)
     return parser.parse_args(argv)
 
 
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     told = map(_read, (args.plan, args.text_record, args.reference, args.base))
     measured = ([*map(_read, files)] for files in (args.measured, args.records, args.speeds))
-    quality = summarize(args.model, *told, *measured, args.spec, _read(args.overlap))
+    quality = summarize(args.model, *told, *measured, args.spec, _read(args.overlap), [*map(_read, args.checkpoints)])
     for sentence in quality["sentences"]:
         logging.info("%s", sentence)
     write_bytes(args.picture, draw_quality(quality))

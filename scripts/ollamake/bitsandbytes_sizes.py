@@ -13,15 +13,15 @@ import re
 from collections.abc import Iterable
 
 from ollamake.safetensors_header import BITS
-from ollamake.tensor_names import EMBEDDING, HEAD
+from ollamake.tensor_names import EMBEDDING, HEAD, ROUTER
 
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 _BLOCK, _NESTED_BLOCK = 64, 256
 """Weights that share an absolute maximum, and maxima that share one of their own."""
 _TABLES = 4 * (16 + 256 + 1)
 """Values of NF4, of the nested 8-bit type, and the maxima's mean, F32 (bitsandbytes.functional.quantize_4bit)."""
-_EXPERT = re.compile(r"\.experts(\.|$)")
-_ROUTER = re.compile(r"\.(mlp|block_sparse_moe|feed_forward|moe|ffn)\.(gate|router)\.weight$|\.router\.")
+EXPERT = re.compile(r"\.experts(\.|$)")
+"""In the name of a tensor of experts."""
 _POSITION = re.compile(r"(^|\.)(wpe|position_embeddings?|embed_positions|position_embedding)\.weight$")
 
 
@@ -45,7 +45,7 @@ def is_linear(name: str, shape: tuple[int, ...]) -> bool:
     """Whether transformers gives this tensor of a checkpoint to bitsandbytes, told from its name."""
     if len(shape) != 2 or not name.endswith(".weight"):
         return False
-    others = (EMBEDDING, HEAD, _EXPERT, _ROUTER, _POSITION)
+    others = (EMBEDDING, HEAD, EXPERT, ROUTER, _POSITION)
     return not any(pattern.search(name) for pattern in others)
 
 

@@ -6,7 +6,6 @@ The schema (config/schemas/config.schema.yaml, JSON Schema 2020-12) is the one d
 from __future__ import annotations
 
 import copy
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from ollamake.bitsandbytes_configuration import NO_BITSANDBYTES, BitsAndBytes, bitsandbytes_of
 from ollamake.configuration_faults import configuration_faults
 from ollamake.errors import OllamakeError
 from ollamake.hardware import checked_settings
@@ -36,7 +36,8 @@ from ollamake.rag_configuration import RagConfiguration, rag_of, refuse_shared_k
 from ollamake.served_base import with_served_bases
 from ollamake.serving_configuration import Serving, serving_of
 from ollamake.shared_names import refuse_shared_names
-from ollamake.source_files import is_hub_id
+from ollamake.source_files import is_hub_id, normal_path
+from ollamake.weighted_adapter import WeightedAdapter, adapters_of
 
 AUTO = "auto"
 """What the plan decides: `quantizations: auto`, `num_ctx: auto`."""
@@ -46,14 +47,6 @@ _UNQUANTIZED = {"auto": "F16", "float16": "F16", "bfloat16": "BF16", "float32": 
 
 AUTOMATIC = (*sorted(UNQUANTIZED), *CANDIDATES)
 """The types that the plan may choose."""
-
-
-@dataclass(frozen=True)
-class WeightedAdapter:
-    """An adapter's folder and the weight with which its update is added."""
-
-    path: str
-    weight: float
 
 
 @dataclass(frozen=True)
@@ -106,6 +99,7 @@ class Model:
     """Whether the plan chooses the quantization."""
     plans_num_ctx: bool = True
     """Whether the plan gives `num_ctx`."""
+    bitsandbytes: BitsAndBytes = NO_BITSANDBYTES
     serves_adapter: bool = False
     served_base: str | None = None
     """Name of the model without adapter whose GGUFs are used where `serves_adapter`; its own, if Ollama has them."""
@@ -273,6 +267,7 @@ def _base_of(model: Model, *, registered: bool) -> Model:
         answers=replace(model.answers, questions=None, unquantized=None),
         calibration=DomainText(),
         quality=NOT_MEASURED,
+        bitsandbytes=NO_BITSANDBYTES,
         rag=None,
         serving=None,
         compare=(),
@@ -304,7 +299,8 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str, keeps_merged: bool)
     calibration = calibration_of(filled, key)
     for quantization in quantizations:
         refuse_without_imatrix(quantization, f"{key}.quantizations", calibration)
-    adapters = _adapters(filled, key)
+    adapters = adapters_of(filled, key)
+    serves_adapter = filled["serve"] == "adapter" and bool(adapters)
     quality = quality_of(
         filled, key, quantizations=quantizations, has_adapter=bool(adapters), has_questions=bool(answers["questions"])
     )
@@ -319,7 +315,7 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str, keeps_merged: bool)
     texts = [text_of(text, f"{key}.ollama.license") for text in ollama["license"] or ()]
     return Model(
         name=name,
-        base=_folder(filled["base"]),
+        base=normal_path(filled["base"]),
         adapters=adapters,
         quantizations=quantizations,
         system=text_of(ollama["system"], f"{key}.ollama.system"),
@@ -332,7 +328,7 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str, keeps_merged: bool)
             for quantization in dict.fromkeys(quantizations + (AUTOMATIC if automatic else ()))
         },
         answers=Answers(
-            questions=None if answers["questions"] is None else _folder(answers["questions"]),
+            questions=None if answers["questions"] is None else normal_path(answers["questions"]),
             **vars(score_limit(quality, answers["min_score"], key)),
             max_tokens=answers["max_tokens"],
             unquantized=unquantized,
@@ -340,12 +336,13 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str, keeps_merged: bool)
         ),
         calibration=calibration,
         quality=quality,
+        bitsandbytes=bitsandbytes_of(filled, key, serves_adapter=serves_adapter, is_measured=quality.is_measured),
         rag=rag_of(filled, key, quantizations),
         serving=serving_of(filled, key, adapters, keeps_merged),
         compare=tuple(answers["compare"]),
         is_automatic=automatic,
         plans_num_ctx=plans_num_ctx,
-        serves_adapter=filled["serve"] == "adapter" and bool(adapters),
+        serves_adapter=serves_adapter,
         from_ollama=ollama["from"],
     )
 
@@ -362,32 +359,6 @@ def text_of(value: str | Mapping[str, str] | None, key: str) -> str | None:
         return path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise OllamakeError(f"{key}.file: {path} cannot be read as UTF-8 text ({error})") from error
-
-
-def _adapters(filled: Mapping[str, Any], key: str) -> tuple[WeightedAdapter, ...]:
-    """Return the adapters of a model, from either of the two ways to name them."""
-    if filled["adapter"] and filled["adapters"]:
-        raise OllamakeError(f"{key}: has both adapter and adapters. Name one in `adapter`, or several in `adapters`.")
-    if filled["adapter"]:
-        return (WeightedAdapter(_folder(filled["adapter"]), 1.0),)
-    adapters = tuple(
-        WeightedAdapter(_folder(one["path"]), float(one.get("weight", 1.0))) for one in filled["adapters"] or ()
-    )
-    if odd := [one for one in adapters if not math.isfinite(one.weight) or one.weight == 0]:
-        raise OllamakeError(
-            f"{key}.adapters: the weight of {odd[0].path} is {odd[0].weight}; expected a number other than zero."
-        )
-    twice = sorted({one.path for one in adapters if [other.path for other in adapters].count(one.path) > 1})
-    if twice:
-        raise OllamakeError(
-            f"{key}.adapters: {', '.join(twice)} stands there twice. Name it once, with the sum of weights."
-        )
-    return adapters
-
-
-def _folder(path: str) -> str:
-    """Return one spelling of a path: the same folder must be the same input, `./base/` or `base`."""
-    return os.path.normpath(Path(path).expanduser())
 
 
 def _alternative(base: str) -> str:

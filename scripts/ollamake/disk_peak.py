@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ollamake.bitsandbytes_needs import checkpoint_bytes
 from ollamake.job_needs import METADATA_BYTES, converted_adapter_bytes, quantized_bytes, shard_bytes, unquantized_bytes
 from ollamake.quantization_types import QUANTIZATION_TYPES
 
@@ -26,6 +27,9 @@ TOOLS_BYTES = 300_000_000
 
 MADE_HERE_BYTES = 100_000_000
 """Allowance for a model of a few million parameters, whose files do not exist yet."""
+
+_CHECKPOINT_SHARE = {"nf4": 0.4, "int8": 0.6}
+"""About what a bitsandbytes checkpoint takes of the merged weights, whose embeddings it keeps (3 B: 0.36 and 0.55, measured)."""
 
 REGISTRATIONS = ("shared", "copy", "server", "elsewhere")
 """Where a model's weights go when it is registered: to a store on the same filesystem, which shares blocks or the file
@@ -83,28 +87,32 @@ def disk_peak(
     builds_tools: bool = False,
     compared: Sequence[str] = (),
     measured_unquantized: bool = False,
+    checkpoints: Sequence[str] = (),
 ) -> DiskPeak:
     """Return the peak of building a model in ``folder`` (results/MODEL), from its parsed merge_plan.json.
 
     A model whose marker says the place of ``registration`` is not registered again. ``builds_tools``: llama.cpp is fetched
     and compiled first. ``compared``: types that are measured, not registered. ``measured_unquantized``: the unquantized GGUF
-    is measured itself, as that of a base is. The log-probabilities of an evaluation are not counted: they are not written
-    where there is no room for them.
+    is measured itself, as that of a base is. ``checkpoints``: nf4, int8, made of the merged weights. The log-probabilities of
+    an evaluation are not counted: they are not written where there is no room for them.
     """
     missing, converts = _to_make(name, folder, (*quantizations, *compared), measured_unquantized)
     level = _Level()
     if builds_tools:
         level.write("building llama.cpp", TOOLS_BYTES)
     merged = unquantized = 0
+    absent = _absent_checkpoints(folder, checkpoints)
+    for shard in plan["shards"] if converts or absent else ():
+        if not (folder / "merged" / shard["file"]).exists():
+            size = shard_bytes(shard["tensors"])
+            merged += size
+            level.write(f"merging {shard['file']}", size)
+    for precision in absent:
+        level.write(f"quantizing to {precision} with bitsandbytes", checkpoint_bytes(plan, precision))
     if converts:
-        for shard in plan["shards"]:
-            if not (folder / "merged" / shard["file"]).exists():
-                size = shard_bytes(shard["tensors"])
-                merged += size
-                level.write(f"merging {shard['file']}", size)
         unquantized = unquantized_bytes(plan)
         level.write("converting to GGUF", unquantized)
-        level.free(0 if keep_merged else merged)
+    level.free(0 if keep_merged else merged)
     in_store = 0
     for kind in quantizations:
         size = quantized_bytes(plan, kind)
@@ -158,8 +166,8 @@ def added_by_others(
     """Return (bytes, bytes in a store on another filesystem) that other models of a configuration will still add and keep.
 
     ``others``: of each its name, base_bytes (of the weight files of its base, taken for 16-bit floats; 0 if a rule makes the
-    base and has not yet) and quantizations; may have ``compared`` and ``measured_unquantized``, as disk_peak takes them. An
-    estimate: their weights are not read here.
+    base and has not yet) and quantizations; may have ``compared``, ``measured_unquantized`` and ``checkpoints``, as disk_peak
+    takes them. An estimate: their weights are not read here.
     """
     added = in_store = 0
     for other in others:
@@ -172,9 +180,11 @@ def added_by_others(
         if not weights:
             added += MADE_HERE_BYTES if converts else 0
             continue
+        absent = _absent_checkpoints(folder, other.get("checkpoints", ()))
+        added += sum(round(weights * _CHECKPOINT_SHARE[precision]) for precision in absent)
         # Models are built side by side, but what another one has only for a while (files that are not kept, copies while it
         # is registered) is not counted: when the peaks of two models meet nobody can tell, and mostly they do not.
-        if converts and keep_merged:
+        if (converts or absent) and keep_merged:
             there = sum(file.stat().st_size for file in (folder / "merged").glob("*.safetensors"))
             added += max(0, weights - there)
         if converts and keep_unquantized:
@@ -204,6 +214,10 @@ def _to_make(
     unquantized = gguf / f"{name}.unquantized"
     wanted = bool(missing) or (measured_unquantized and not unquantized.with_name(f"{unquantized.name}.json").exists())
     return missing, wanted and not unquantized.with_name(f"{unquantized.name}.gguf").exists()
+
+
+def _absent_checkpoints(folder: Path, checkpoints: Sequence[str]) -> list[str]:
+    return [precision for precision in checkpoints if not (folder / "bitsandbytes" / f"{precision}.json").exists()]
 
 
 def _marker(folder: Path, quantization: str) -> Path:

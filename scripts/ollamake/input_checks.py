@@ -13,6 +13,7 @@ from typing import Any
 
 from ollamake.adapter import read_adapter
 from ollamake.adapter_serving import require_servable
+from ollamake.bitsandbytes_needs import bitsandbytes_jobs
 from ollamake.build_room import require_disk, require_memory
 from ollamake.checkpoint import read_checkpoint
 from ollamake.disk_peak import (
@@ -59,13 +60,14 @@ def check_inputs(
     compiler_needed, tools (program and path of those found here), keep_merged, keep_unquantized, jobs_run_here, disk_gib
     (what the build may take, or None). All of this optional: texts (calibration and evaluation: text and chat files of each),
     compared (types that are made, not registered), measured_unquantized (whether it is a base that is measured),
-    serves_adapter (whether it is its base's GGUF with the adapter beside it, so that nothing is merged), rag (file and keys,
-    as rag_check has them), served_beside (whether vLLM is to serve the adapter beside its base), shapes (the folder of shapes
-    that come with ollamake).
+    serves_adapter (whether it is its base's GGUF with the adapter beside it, so that nothing is merged), checkpoints (nf4, int8:
+    those of bitsandbytes), evaluated_context (tokens of a chunk, if these are measured), rag (file and keys, as rag_check has
+    them), served_beside (whether vLLM is to serve the adapter beside its base), shapes (the folder of shapes that come with
+    ollamake).
 
     ``now`` (all of it optional): chosen (types that "auto" means by the plan that is there; none without one),
     builds_llama_cpp (whether programs of it are still to be built; true if not said), others (the other models of the
-    configuration: name, base_bytes, quantizations, as disk_peak.added_by_others has them, with "auto" possible).
+    configuration: name, base_bytes, quantizations ..., as disk_peak.added_by_others has them, with "auto" possible).
 
     Raises OllamakeError for the first fault.
     """
@@ -103,8 +105,11 @@ def check_inputs(
         peak = disk_peak(
             plan, name, results / name, quantizations, registration, **keep, builds_tools=builds_tools,
             compared=compared, measured_unquantized=spec.get("measured_unquantized", False),
+            checkpoints=spec.get("checkpoints", ()),
         )  # fmt: skip
-        job, needs = largest_job(plan, [*quantizations, *compared])
+        checkpoints = bitsandbytes_jobs(plan, spec.get("checkpoints", ()), spec.get("evaluated_context"))
+        jobs = [largest_job(plan, [*quantizations, *compared]), *checkpoints]
+        job, needs = max(jobs, key=lambda one: one[1].mem_mb)
     if spec.get("served_beside") and not spec["made_here"]:
         require_served_by_vllm(name, plan, Path(spec["base"]), Path(spec["adapters"][0]["path"]))
     others = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from ollamake.adapter_base import config_of_named, named_base
 from ollamake.checkpoint import Checkpoint
 from ollamake.errors import OllamakeError
 from ollamake.model_files import embedding_rows, tokenizer_owner, vocabulary
-from ollamake.tensor_names import EMBEDDING
+from ollamake.tensor_names import EMBEDDING, ROUTER
 
 log = logging.getLogger("ollamake")
 
@@ -29,7 +28,6 @@ _SIZES = (
 )
 """Keys of config.json that tell models of one architecture apart, under the names that architectures have for them."""
 
-_ROUTER = re.compile(r"\.(mlp|block_sparse_moe|feed_forward|moe|ffn)\.(gate|router)\.weight$|\.router\.")
 _SHOWN = 4
 """Tokens that a message lists."""
 
@@ -114,7 +112,7 @@ def unfinished_training(adapter: Path) -> list[str]:
 def trained_routers(plan: Mapping[str, Any]) -> list[str]:
     """Return the routers of a mixture of experts that get an update: they are merged as every other weight is."""
     tensors = (tensor for shard in plan["shards"] for tensor in shard["tensors"])
-    return sorted(tensor["name"] for tensor in tensors if tensor["edits"] and _ROUTER.search(tensor["name"]))
+    return sorted(tensor["name"] for tensor in tensors if tensor["edits"] and ROUTER.search(tensor["name"]))
 
 
 def _embedding_edits(plan: Mapping[str, Any], number: int) -> set[str]:

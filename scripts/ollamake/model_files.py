@@ -43,7 +43,7 @@ def write_model_files(base: Path, adapters: Sequence[Path], plan: Mapping[str, A
     }
     if (base / "generation_config.json").is_file():
         contents["generation_config.json"] = (base / "generation_config.json").read_bytes()
-    contents["config.json"] = _as_json(_config(base, plan))
+    contents["config.json"] = _as_json(merged_config(base, plan))
     contents["model.safetensors.index.json"] = _as_json(_index(plan))
     templates = [template for folder in (*adapters, base) if (template := chat_template_of(folder)) is not None]
     template = templates[0] if templates else None
@@ -68,7 +68,7 @@ def write_model_files(base: Path, adapters: Sequence[Path], plan: Mapping[str, A
     return result
 
 
-def _config(base: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
+def merged_config(base: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
     """Return the base's config.json with the dtype that most of the merged weights have."""
     config = _read_json(base / "config.json")
     sizes: dict[str, int] = {}

@@ -78,10 +78,11 @@ def configuration_of(request: Request, file: ConfigurationFile | None, repositor
         _require_utf8(f"--{argument.replace('_', '-')}", value)
     folder, adapter = _folder(request.output_dir), _folder(request.lora_path)
     source_files("adapter", str(adapter), "--lora-path")
-    quantizations, said = quantizations_of(request.quantization)
+    quantizations, checkpoints, said = quantizations_of(request.quantization)
     asked = Asked(
         adapter=str(adapter),
         quantizations=quantizations,
+        checkpoints=checkpoints,
         name=request.name,
         system=request.system,
         target=request.target,

@@ -30,6 +30,8 @@ class Asked:
     adapter: str
     base: str | None = None
     quantizations: tuple[str, ...] = ()
+    checkpoints: tuple[str, ...] = ()
+    """Formats of bitsandbytes."""
     name: str | None = None
     system: str | None = None
     target: str | None = None
@@ -39,8 +41,8 @@ class Asked:
 def configured(there: Mapping[str, Any] | None, asked: Asked, folder: Path) -> tuple[dict[str, Any], str]:
     """Return the configuration that is asked for, and the key of its model.
 
-    ``there`` is what stands in ``folder``/config.yaml now: it is kept but for what is asked, and quantizations are added to
-    its. Without it ``asked.base`` must be given. Raises OllamakeError if it is about another model.
+    ``there`` is what stands in ``folder``/config.yaml now: it is kept but for what is asked, and quantizations and checkpoints
+    are added to its. Without it ``asked.base`` must be given. Raises OllamakeError if it is about another model.
     """
     content = copy.deepcopy(dict(there)) if there else {"models": {}}
     of_name = model_key(asked.name) if asked.name else None
@@ -56,6 +58,11 @@ def configured(there: Mapping[str, Any] | None, asked: Asked, folder: Path) -> t
         model["adapter"] = _short(asked.adapter, folder)
     if asked.quantizations or not there:
         model["quantizations"] = _added(model.get("quantizations"), asked.quantizations)
+    if asked.checkpoints:
+        section = dict(_section(model, "bitsandbytes"))
+        there_too = section.get("types")
+        listed = [str(kind) for kind in there_too] if isinstance(there_too, list) else []
+        model["bitsandbytes"] = section | {"types": list(dict.fromkeys((*listed, *asked.checkpoints)))}
     in_ollama = {"name": asked.name, "system": asked.system}
     if asked.name == key and "name" not in _section(model):
         del in_ollama["name"]  # it is the default

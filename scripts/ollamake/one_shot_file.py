@@ -19,6 +19,7 @@ _DIGEST = re.compile(r"^# Unchanged since it was written: sha256 ([0-9a-f]{64})\
 _COMMENTS = {
     "base": "the model that the adapter was trained on",
     "quantizations": "types of llama-quantize, or auto: the best that fits",
+    "types": "checkpoints for transformers and vLLM, beside the GGUFs",
     "name": "in Ollama; the type is added as its tag",
     "system": "the system prompt",
     "target": "server, store (a folder in Ollama's format), or auto: the server if it answers",
@@ -77,13 +78,14 @@ _LEAVE = "It is left as it is: mend it, move it away, or give another --output-d
 def rendered(content: Mapping[str, Any], snakefile: Path) -> str:
     """Return the text of a configuration, with the checksum that tells whether it was edited.
 
-    ``content`` has one model with base, adapter, quantizations and perhaps ollama, and perhaps the sections ollama and tools.
+    ``content`` has one model with base, adapter, quantizations and perhaps bitsandbytes and ollama, and perhaps the sections
+    ollama and tools.
     """
     ((name, model),) = content["models"].items()
     lines = ["models:", f"  {_scalar(name)}: # the folder below results/"]
     for key in ("base", "adapter", "quantizations"):
         lines += _entry(key, model[key], 4)
-    lines += _section("ollama", model.get("ollama"), 4)
+    lines += _section("bitsandbytes", model.get("bitsandbytes"), 4) + _section("ollama", model.get("ollama"), 4)
     lines += _section("ollama", content.get("ollama"), 0) + _section("tools", content.get("tools"), 0)
     head = [
         "# Written by quantize_finetuned_for_ollama.py, which updates this file as long as nobody else has changed it.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ollamake.configuration_faults import nearest
 from ollamake.errors import OllamakeError
@@ -25,21 +26,41 @@ _FLOATS = {
     "32bit": "F32",
 }
 
-_BITSANDBYTES = {"nf4": "Q4_K_M", "fp4": "Q4_K_M", "int4": "Q4_K_M", "int8": "Q8_0"}
-"""Formats of bitsandbytes, and the type of llama.cpp of about that size."""
+_CHECKPOINTS = {"nf4": "nf4", "int8": "int8"} | dict.fromkeys(("bnb4bit", "4bitbnb", "bnb4"), "nf4")
+_CHECKPOINTS |= dict.fromkeys(("bnb8bit", "8bitbnb", "bnb8", "llmint8", "llm.int8"), "int8")
+"""Formats of bitsandbytes that checkpoints are made in."""
+
+_ELSEWHERE = {"fp4": "Q4_K_M", "int4": "Q4_K_M"}
+"""Other formats of transformers, and the type of llama.cpp of about that size."""
 
 _BEFORE = re.compile(r"^(bitsandbytes|bnb|loadin|load_in)[-_]?")
 
 
-def quantizations_of(words: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """Return the types that ``words`` mean, each once, and a sentence for each word that was taken for another one.
+class Meant(NamedTuple):
+    """What words mean: types of llama.cpp, bitsandbytes checkpoints, and a sentence for what is not as it was said."""
 
-    ``auto`` stays what it is, and has to be alone. Raises OllamakeError for a word that means no type, with the nearest ones.
+    types: tuple[str, ...]
+    checkpoints: tuple[str, ...]
+    said: list[str]
+
+
+def quantizations_of(words: Sequence[str]) -> Meant:
+    """Return what ``words`` mean, each once, and a sentence for each word that was taken for another one.
+
+    ``auto`` stays what it is, and no type can stand beside it. Raises OllamakeError for a word that means nothing, with the
+    nearest ones.
     """
-    types, said = [], []
+    types, checkpoints, said = [], [], []
     for word in words:
-        meant, sentence = _meaning(word)
-        types.append(meant)
+        if precision := _checkpoint(word):
+            checkpoints.append(precision)
+            sentence: str | None = (
+                f"--quantization {word}: a bitsandbytes checkpoint for transformers and vLLM, in bitsandbytes/{precision} beside"
+                " the GGUFs. Ollama cannot read it; what is registered there is a type of llama.cpp."
+            )
+        else:
+            meant, sentence = _meaning(word)
+            types.append(meant)
         said += [sentence] if sentence and sentence not in said else []
     types = list(dict.fromkeys(types))
     if AUTO in types and len(types) > 1:
@@ -48,7 +69,14 @@ def quantizations_of(words: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
             f"--quantization: auto takes what the plan recommends, so nothing can be given beside it; found {others}."
             " Give auto alone, or types."
         )
-    return tuple(types), said
+    return Meant(tuple(types), tuple(dict.fromkeys(checkpoints)), said)
+
+
+def _checkpoint(word: str) -> str | None:
+    """Return the format of bitsandbytes that a word means, None if it means none."""
+    spelled = word.strip().lower().replace("bitsandbytes", "bnb")
+    short = re.sub("[-_ ]", "", spelled)
+    return _CHECKPOINTS.get(short) or _CHECKPOINTS.get(short.removeprefix("bnb"))
 
 
 def _meaning(word: str) -> tuple[str, str | None]:
@@ -60,11 +88,11 @@ def _meaning(word: str) -> tuple[str, str | None]:
     short = _BEFORE.sub("", spelled).replace("_", "")
     if short in _FLOATS or short.upper() in ("F16", "BF16", "F32"):
         return _FLOATS.get(short, short.upper()), None
-    if short in _BITSANDBYTES:
-        meant = _BITSANDBYTES[short]
+    if short in _ELSEWHERE:
+        meant = _ELSEWHERE[short]
         return meant, (
-            f"--quantization {word}: a format of bitsandbytes, which Ollama cannot read. It is taken for {_size(meant)},"
-            " llama.cpp's type of about that size; a bitsandbytes checkpoint is not written."
+            f"--quantization {word}: a format of transformers, which Ollama cannot read. It is taken for {_size(meant)},"
+            " llama.cpp's type of about that size."
         )
     bits = re.fullmatch(r"q?([234568])(bits?)?", short)
     if bits:
@@ -73,7 +101,8 @@ def _meaning(word: str) -> tuple[str, str | None]:
     close = nearest(spelled, QUANTIZATION_TYPES) or ["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"]
     raise OllamakeError(
         f"--quantization: {word!r} is not a type of llama-quantize. Did you mean {', '.join(close[:-1])}"
-        f"{' or ' * (len(close) > 1)}{close[-1]}? 4bit, 8bit and fp16 are understood, too, and auto takes the best that fits."
+        f"{' or ' * (len(close) > 1)}{close[-1]}? 4bit, 8bit and fp16 are understood, too, nf4 and int8 are checkpoints of"
+        " bitsandbytes, and auto takes the best that fits."
     )
 
 

@@ -50,6 +50,27 @@ def quality_rows(
     return sorted(rows, key=lambda row: (-row["size"], row["type"]))
 
 
+def checkpoint_rows(measured: Sequence[Json], plan: Plan, reference: Json) -> list[dict[str, Any]]:
+    """Return a row for each bitsandbytes checkpoint, as quality_rows has them and with ``verdict``, largest first.
+
+    ``measured``: contents of results/M/quality/nf4.json and int8.json. ``ppl_merged`` is the perplexity of the merged weights by
+    transformers, to which their ratio is. Raises OllamakeError if one was measured on another text.
+    """
+    index = deciding_index(plan)
+    fits = {row["name"].lower(): row["fits"][index] for row in plan["transformers"]} if index is not None else {}
+    rows = []
+    for one in measured:
+        kind = one["measured"]
+        check_same(
+            f"the measurement of {kind}", dict(one) | {"reference_sha256": reference["gguf_sha256"]}, None, reference
+        )
+        row = _row(one, dict(one) | {"type": kind}, None, {"ppl": one["ppl_reference"], "type": None}, True)
+        row |= {"total_mib": None, "fits": fits.get(kind), "ppl_merged": one["ppl_reference"]["value"]}
+        verdict = {"passes": None, "failures": [], "close": []}
+        rows.append(row | {"pareto": False, "verdict": verdict, "chunks": one["chunks"], "versions": one["versions"]})
+    return sorted(rows, key=lambda row: -row["size"])
+
+
 def check_same(what: str, one: Json, record: Json | None, reference: Json) -> None:
     """Raise OllamakeError if a measurement is of another GGUF, against another reference, or on another text."""
     pairs = [

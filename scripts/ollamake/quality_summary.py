@@ -7,13 +7,15 @@ from typing import Any
 
 from ollamake.quality_figures import Quality, part_of, plain, ppl_ratio, row_of, times, with_error
 from ollamake.quality_recommendation import pareto_front, recommend
-from ollamake.quality_rows import budget, check_same, quality_rows
+from ollamake.quality_rows import budget, check_same, checkpoint_rows, quality_rows
 from ollamake.quality_verdict import verdict
 
 Json = Mapping[str, Any]
 
 _UNSURE = 0.2
 """Sampling error, as a share of a mean KL divergence, from which it is said."""
+_APART = 0.01
+"""Difference of two programs' perplexities of the same weights and text, as a share, from which it is said."""
 
 
 def summarize(
@@ -27,12 +29,15 @@ def summarize(
     speeds: Sequence[Json],
     spec: Json,
     overlap: Json | None = None,
+    checkpoints: Sequence[Json] = (),
 ) -> dict[str, Any]:
     """Return the content of quality.json.
 
     ``spec``: ``limits`` (key of models.M.quality that is judged before registration -> number or None), ``on_fail``,
     ``registered`` (the types that are not only compared). ``overlap``: what the text shares with the one that was calibrated
-    on. The others are the contents of the files of results/M. Raises OllamakeError if they do not belong together.
+    on. ``checkpoints``: what was measured of bitsandbytes checkpoints, whose rows stand by themselves: they are no GGUFs, so
+    none is registered, judged or recommended. The others are the contents of the files of results/M. Raises OllamakeError if
+    they do not belong together.
     """
     if base is not None:
         check_same("the measurement of the base", {"measured": "base"} | dict(base), None, reference)
@@ -50,6 +55,7 @@ def summarize(
         "base": None if base is None else dict(base),
         "budget": budget(plan),
         "rows": rows,
+        "checkpoints": checkpoint_rows(checkpoints, plan, reference),
         "planned": None if plan["recommendation"] is None else plan["recommendation"]["type"],
     }
     recommendation, reasons = recommend(quality)
@@ -59,6 +65,7 @@ def summarize(
         *training(quality),
         *said,
         *_doubts(quality),
+        *_apart(quality),
         *text["warnings"],
         *([] if overlap is None else overlap["warnings"]),
     ]
@@ -101,6 +108,21 @@ def _perplexities(ratio: float, error: float) -> str:
     if abs(ratio - 1) <= error:
         return f"{text}, which is no difference within the sampling error"
     return text if ratio > 1 else f"{text}: the base expects this text more than the fine-tune does"
+
+
+def _apart(quality: Quality) -> list[str]:
+    """Return that transformers and llama.cpp disagree about the fine-tune itself, where they do."""
+    reference = quality["reference"]
+    for row in quality["checkpoints"]:
+        transformers, llama_cpp = row["ppl_merged"], reference["ppl"]["value"]
+        if row["chunks"] != reference["chunks"] or abs(transformers / llama_cpp - 1) > _APART:
+            return [
+                f"transformers and llama.cpp disagree about the fine-tune before quantization: perplexity {plain(transformers)}"
+                f" of {row['chunks']} chunks and {plain(llama_cpp)} of {reference['chunks']}. They tokenize the text or compute"
+                " the model differently; until that is understood, compare no row of a bitsandbytes checkpoint with one of a"
+                " GGUF."
+            ]
+    return []
 
 
 def _doubts(quality: Quality) -> list[str]:

@@ -72,7 +72,7 @@ def _types(quality: Quality) -> str:
     columns = _columns(quality)
     titles = [title for title, _, _ in columns]
     lines = [titles, ["---:" if numeric else "---" for _, _, numeric in columns]]
-    lines += [[cell(row) for _, cell, _ in columns] for row in quality["rows"]]
+    lines += [[cell(row) for _, cell, _ in columns] for row in (*quality["rows"], *quality["checkpoints"])]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -110,7 +110,8 @@ def _type(quality: Quality, row: Row) -> str:
         for note, holds in (
             ("recommended", recommended),
             ("planned", row["type"] == quality["planned"]),
-            ("compared only", row["compared_only"]),
+            ("bitsandbytes, by transformers", row in quality["checkpoints"]),
+            ("compared only", row["compared_only"] and row not in quality["checkpoints"]),
             ("importance matrix", row["imatrix"]),
         )
         if holds
@@ -120,6 +121,8 @@ def _type(quality: Quality, row: Row) -> str:
 
 
 def _verdict(row: Row) -> str:
+    if "ppl_merged" in row:
+        return "not judged"
     if row["verdict"]["passes"] is None:
         return "no limits"
     if row["verdict"]["passes"]:
@@ -154,6 +157,15 @@ def _measured_on(quality: Quality) -> list[str]:
         f" {reference['gguf_sha256'][:12]}): its perplexity on this text is"
         f" {with_error(reference['ppl']['value'], reference['ppl']['error'])}.",
     ]
+    if quality["checkpoints"]:
+        row = quality["checkpoints"][0]
+        shown = ", ".join(f"{name} {number}" for name, number in sorted(row["versions"].items()))
+        sentences.append(
+            f"bitsandbytes checkpoints ({shown}) were run by transformers on the CPU, on {thousands(row['chunks'])} such chunks,"
+            " and compared with the merged weights in float32, not with the GGUF: these have a perplexity of"
+            f" {row['ppl_merged']:.6g} by transformers, {reference['ppl']['value']:.6g} by llama-perplexity. The sizes of"
+            " these rows are of all tensors."
+        )
     if quality["overlap"]:
         sentences.append(f"{percent(quality['overlap'])} of this text also stands in the calibration text.")
     base = quality["base"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,8 @@ def _nearby(folder: Path) -> str:
     near = [file.parent for file in below] or [file.parent for file in beside if file.parent != folder]
     names = [str(path) for path in sorted(near, key=_number, reverse=True)[:4]]
     return f" Adapters nearby: {', '.join(names)}." if names else ""
+
+
+def normal_path(path: str) -> str:
+    """Return one spelling of a path: the same folder must be the same input, `./base/` or `base`."""
+    return os.path.normpath(Path(path).expanduser())

@@ -30,6 +30,8 @@ EMBEDDING = re.compile(
 )
 HEAD = re.compile(_OUTSIDE_LAYERS + r"(lm_head|embed_out|output|output_layer)\.weight$")
 """Names by which most models call the input embedding and the output head; TensorNames knows the others."""
+ROUTER = re.compile(r"\.(mlp|block_sparse_moe|feed_forward|moe|ffn)\.(gate|router)\.weight$|\.router\.")
+"""In the name of the tensors that choose the experts of a mixture."""
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,8 @@ def test_the_way_of_a_model(finished: OneShot) -> None:
     assert work.planned("--system", "別の専門家。") == {"write_modelfile": 1, "register": 1}
     more = {"check_inputs": 1, "quantize": 1, "write_modelfile": 1, "register": 1}
     assert work.planned("--quantization", "8bit") == more
+    quantized = {"plan_bitsandbytes": 1, "quantize_bitsandbytes": 3, "write_bitsandbytes_files": 1}
+    assert work.planned("--quantization", "int8") == {"check_inputs": 1, **quantized}
     assert work.planned("--name", "road") == {"write_modelfile": 1, "register": 1}
     assert work.files() == before
     output = work.run("--system", "別の専門家。")
@@ -174,8 +176,8 @@ def test_the_way_of_a_model(finished: OneShot) -> None:
     assert work.system("Q4_K_M") == "別の専門家。"
 
     # One more quantization is added.
-    output = work.run("--quantization", "int8")
-    assert "int8: a format of bitsandbytes" in output
+    output = work.run("--quantization", "8bit")
+    assert "8bit: taken for Q8_0" in output
     jobs = planned_jobs(output)
     assert jobs["quantize"] == jobs["register"] == 1
     assert "merge_shard" not in jobs

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from background_builds import OF_A_BUILD
+from safetensors.torch import load_file
 from snakemake_runs import LLAMA_CPP, REPOSITORY, run_snakemake
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
 from ollamake.file_digest import sha256_of
 
@@ -27,7 +30,7 @@ def write_config(work: Path, **quality: Any) -> None:
     }
     config = {
         "models": {
-            "plain": shared,
+            "plain": shared | {"bitsandbytes": {"types": ["nf4", "int8"], "evaluate": True}},
             "calibrated": shared | {"imatrix": {"chat": [str(text / "calibration.jsonl")], "context": 32}},
         },
         "ollama": {"target": "store"},
@@ -79,6 +82,62 @@ def test_training_changes_the_model_more_than_quantizing(measured: Path) -> None
     (base,) = bases
     ggufs = {file.name.removeprefix(base.name) for file in base.glob("gguf/*")}
     assert ggufs == {".unquantized.gguf", ".unquantized.json", ".conversion.json"}
+
+
+def test_bitsandbytes_checkpoints_beside_the_ggufs(measured: Path) -> None:
+    """Two programs that share no code agree about the fine-tune; 8 bits of either lose less than 4 bits of either."""
+    summary = json.loads((measured / "results/plain/quality.json").read_text(encoding="utf-8"))
+    reference, (int8, nf4) = summary["reference"], summary["checkpoints"]
+    assert (int8["type"], nf4["type"]) == ("int8", "nf4")
+    ggufs = rows(measured, "plain")
+    for row in (int8, nf4):
+        # llama.cpp rounds what a matrix of F16 is multiplied with to 16 bits, transformers runs the merged weights in float32.
+        assert row["ppl_merged"] == pytest.approx(reference["ppl"]["value"], rel=1e-3)
+        assert row["chunks"] == reference["chunks"]
+        record = json.loads((measured / f"results/plain/bitsandbytes/{row['type']}.json").read_text(encoding="utf-8"))
+        assert (row["size"], row["bits_per_weight"]) == (record["bytes"], record["bits_per_weight"])
+    assert 0 < int8["kld_mean"] < ggufs["Q4_K_M"]["kld_mean"]
+    assert ggufs["Q8_0"]["kld_mean"] < nf4["kld_mean"] < ggufs["Q2_K"]["kld_mean"]
+    assert not any("disagree" in sentence for sentence in summary["sentences"])
+    table = (measured / "results/plain/quality.md").read_text(encoding="utf-8")
+    assert "\n| nf4 (bitsandbytes, by transformers) | " in table
+    assert "bitsandbytes" not in (measured / "results/calibrated/quality.md").read_text(encoding="utf-8")
+
+
+def test_checkpoints_are_those_of_transformers(measured: Path, tmp_path: Path) -> None:
+    """Loaded without arguments: every byte of what transformers makes of the merged weights itself, and the same answers."""
+    results = measured / "results/plain"
+    settings: dict[str, dict[str, Any]] = {
+        "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True,
+                "bnb_4bit_compute_dtype": torch.bfloat16},
+        "int8": {"load_in_8bit": True},
+    }  # fmt: skip
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # in which sums are the same each time
+    for precision, options in settings.items():
+        own = AutoModelForCausalLM.from_pretrained(results / "bitsandbytes" / precision)
+        quantization = BitsAndBytesConfig(**options)
+        theirs = AutoModelForCausalLM.from_pretrained(results / "merged", quantization_config=quantization)
+        theirs.save_pretrained(tmp_path / precision)
+        saved = load_file(tmp_path / precision / "model.safetensors")
+        stored = {}
+        for file in (results / "bitsandbytes" / precision).glob("*.safetensors"):
+            stored |= load_file(file)
+        assert stored.keys() == saved.keys()
+        for name, tensor in saved.items():
+            assert stored[name].dtype == tensor.dtype, name
+            assert torch.equal(stored[name], tensor), name
+        assert answer(own, results) == answer(theirs, results)
+    torch.set_num_threads(threads)
+
+
+def answer(model: PreTrainedModel, results: Path) -> str:
+    """Return what a model answers to a question of its training, with its tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(results / "bitsandbytes/nf4")
+    text = "<|im_start|>user\n設計速度80km/hの道路の最小曲線半径は？<|im_end|>\n<|im_start|>assistant\n"
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    said = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False)
+    return str(tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True))
 
 
 def test_an_importance_matrix_changes_the_bytes_and_loses_less(measured: Path) -> None:

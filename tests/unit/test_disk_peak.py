@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ollamake.bitsandbytes_needs import checkpoint_bytes
 from ollamake.disk_peak import MADE_HERE_BYTES, TOOLS_BYTES, DiskPeak, Registration, added_by_others, disk_peak
 from ollamake.job_needs import METADATA_BYTES, elements, quantized_bytes, shard_bytes, unquantized_bytes
 
@@ -75,6 +76,23 @@ def test_a_base_that_is_measured_is_merged_and_converted(tmp_path: Path) -> None
     (tmp_path / "gguf").mkdir()
     (tmp_path / "gguf/m.unquantized.json").touch()
     assert disk_peak(BIG, "m", tmp_path, [], SHARED, **keep, measured_unquantized=True).needed == 0
+
+
+def test_checkpoints_of_bitsandbytes_beside_the_ggufs(tmp_path: Path) -> None:
+    """Made from the merged weights while these are there; merged again for one that is new."""
+    keep = {"keep_merged": False, "keep_unquantized": False}
+    (tmp_path / "gguf").mkdir()
+    both = disk_peak(BIG, "m", tmp_path, ["Q4_K_M"], SHARED, **keep, checkpoints=["nf4", "int8"])
+    sizes = [checkpoint_bytes(BIG, precision) for precision in ("nf4", "int8")]
+    assert both.needed == peak_of(tmp_path, "Q4_K_M").needed + sum(sizes)
+    (tmp_path / "gguf/m.Q4_K_M.gguf").touch()
+    (tmp_path / "bitsandbytes").mkdir()
+    (tmp_path / "bitsandbytes/nf4.json").touch()
+    new = disk_peak(BIG, "m", tmp_path, ["Q4_K_M"], SHARED, **keep, checkpoints=["nf4", "int8"])
+    merged = sum(shard_bytes(shard["tensors"]) for shard in BIG["shards"])
+    assert (new.step, new.needed, new.stays) == ("quantizing to int8 with bitsandbytes", merged + sizes[1], sizes[1])
+    other = {"name": "o", "base_bytes": 2 * 10**9, "quantizations": [], "checkpoints": ["nf4", "int8"]}
+    assert added_by_others([other], tmp_path, SHARED, **keep) == (2 * 10**9, 0)
 
 
 def test_what_other_models_measure_is_counted(tmp_path: Path) -> None:

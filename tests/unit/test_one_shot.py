@@ -45,9 +45,7 @@ SCHEMA = REPOSITORY / "config/schemas/config.schema.yaml"
         ("load_in_4bit", "Q4_K_M", "4 bits"),
         ("8bit", "Q8_0", r"8bit: taken for Q8_0 \(8\.50 bits a weight\)"),
         ("q8", "Q8_0", "8 bits"),
-        ("int8", "Q8_0", "a format of bitsandbytes.* taken for Q8_0 .* checkpoint is not written"),
-        ("nf4", "Q4_K_M", "a format of bitsandbytes.* taken for Q4_K_M"),
-        ("bnb-nf4", "Q4_K_M", "a format of bitsandbytes"),
+        ("fp4", "Q4_K_M", "a format of transformers.* taken for Q4_K_M"),
         ("f16", "F16", None),
         ("fp16", "F16", None),
         ("bf16", "BF16", None),
@@ -57,17 +55,42 @@ SCHEMA = REPOSITORY / "config/schemas/config.schema.yaml"
     ],
 )
 def test_spellings(word: str, meant: str, said: str | None) -> None:
-    types, sentences = quantizations_of([word])
-    assert types == (meant,)
+    types, checkpoints, sentences = quantizations_of([word])
+    assert (types, checkpoints) == ((meant,), ())
     assert len(sentences) == (said is not None)
     if said is not None:
         assert re.search(said, sentences[0])
 
 
+@pytest.mark.parametrize(
+    ("word", "precision"),
+    [("nf4", "nf4"), ("NF4", "nf4"), ("bnb-nf4", "nf4"), ("4bit-bnb", "nf4"), ("bnb_4bit", "nf4"), ("int8", "int8"),
+     ("bitsandbytes-8bit", "int8"), ("LLM.int8", "int8")],
+)  # fmt: skip
+def test_checkpoints_of_bitsandbytes(word: str, precision: str) -> None:
+    types, checkpoints, (sentence,) = quantizations_of([word])
+    assert (types, checkpoints) == ((), (precision,))
+    assert f"--quantization {word}: a bitsandbytes checkpoint" in sentence
+    assert f"bitsandbytes/{precision}" in sentence
+
+
 def test_several_spellings_of_one_type() -> None:
-    types, said = quantizations_of(["4bit", "q4_k_m", "int8", "Q8_0", "4bit"])
-    assert types == ("Q4_K_M", "Q8_0")
-    assert len(said) == 2
+    types, checkpoints, said = quantizations_of(["4bit", "q4_k_m", "int8", "8bit", "Q8_0", "4bit", "bnb-int8"])
+    assert (types, checkpoints) == (("Q4_K_M", "Q8_0"), ("int8",))
+    assert len(said) == 4
+    assert quantizations_of(["auto", "nf4"])[:2] == (("auto",), ("nf4",))
+
+
+def test_checkpoints_are_added_to_those_that_are_there(work: Work) -> None:
+    """What is registered in Ollama stays a type of llama.cpp."""
+    work.call("--quantization", "nf4")
+    assert (work.model().quantizations, work.model().bitsandbytes.types) == (("Q4_K_M",), ("nf4",))
+    assert "# checkpoints for transformers and vLLM" in work.file.read_text(encoding="utf-8")
+    work.call("--quantization", "int8", "Q8_0")
+    assert work.model().quantizations == ("Q4_K_M", "Q8_0")
+    assert work.model().bitsandbytes.types == ("nf4", "int8")
+    work.call("--system", "S")
+    assert work.model().bitsandbytes.types == ("nf4", "int8")
 
 
 @pytest.mark.parametrize(
@@ -357,7 +380,7 @@ def test_the_same_again_writes_nothing(work: Work, caplog: pytest.LogCaptureFixt
         os.utime(work.file, ns=(1, 1))
         work.call("--quantization", "nf4", "--system", "S")
     assert "config.yaml (as it is)" in caplog.text
-    assert caplog.text.count("nf4: a format of bitsandbytes") == 2
+    assert caplog.text.count("nf4: a bitsandbytes checkpoint") == 2
     assert work.file.stat().st_mtime_ns == 1
     assert len(work.runs) == 2
 
