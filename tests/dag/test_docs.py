@@ -34,6 +34,21 @@ def test_the_five_lines_are_a_configuration() -> None:
     assert yaml.safe_load(text[1])["models"]["my-model"]["quantizations"] == ["Q6_K", "Q4_K_M"]
 
 
+def test_the_table_of_what_it_does_is_complete() -> None:
+    """It names every rule that runs a script and every script, and tests that are there."""
+    text = re.search(r"<!-- the mission -->\n(.*?)<!-- end of the mission -->", README, re.DOTALL)
+    assert text is not None
+    named = set(re.findall(r"`(\w+)(?:\.py)?`", text[1]))
+    scripts = {file.stem for file in (REPOSITORY / "scripts").glob("*.py")}
+    of_a_rule = {"estimate_times": "draw_plan"}
+    assert {of_a_rule.get(script, script) for script in scripts} <= named
+    rules = "".join(file.read_text(encoding="utf-8") for file in sorted((REPOSITORY / "rules").glob("*.smk")))
+    assert named & scripts | set(re.findall(r"^(?:rule|checkpoint) (\w+):", rules, re.MULTILINE)) >= named
+    tests = re.findall(r"tests/\S+?\.py", text[1])
+    assert len(set(tests)) > 30
+    assert [test for test in tests if not (REPOSITORY / test).is_file()] == []
+
+
 @pytest.mark.parametrize(
     "target",
     ["all", "merged", "gguf", "modelfiles", "registered", "results/rag-finetuned/gguf/rag-finetuned.Q8_0.gguf"],

@@ -16,6 +16,7 @@ import yaml
 from snakemake_runs import REPOSITORY, planned_jobs, run_snakemake
 
 from ollamake.adapter import read_adapter
+from ollamake.bitsandbytes_needs import bitsandbytes_jobs
 from ollamake.checkpoint import read_checkpoint
 from ollamake.configuration import read_configuration
 from ollamake.disk_peak import Registration, disk_peak
@@ -47,6 +48,10 @@ JOBS: dict[str, dict[str, int]] = {
     },
     "several-adapters": {"merge_shard": 12, "convert_to_gguf": 3, "quantize": 3, "register": 3},
     "slurm": {"merge_shard": 31, "convert_to_gguf": 1, "quantize": 2, "register": 2},
+    "vllm-nf4": {
+        "merge_shard": 6, "convert_to_gguf": 1, "quantize": 1, "register": 1, "plan_bitsandbytes": 1, "quantize_bitsandbytes": 6,
+        "write_serving_files": 1,
+    },
 }  # fmt: skip
 """Example -> rule -> jobs, of the rules that take time; of what the plan chooses those that are known before it."""
 
@@ -196,6 +201,8 @@ def test_it_builds_with_inputs(example: Example, with_inputs: Path, tools: Path)
         "compute_imatrix",
         "quantize",
         "evaluate_quality",
+        "quantize_bitsandbytes",
+        "evaluate_bitsandbytes",
     }
     assert not {rule for rule in others & jobs.keys() if rule not in expected}
     models = example.config["models"]
@@ -233,9 +240,10 @@ def test_what_it_takes(example: Example, with_inputs: Path, tmp_path: Path, monk
     registration = Registration("shared" if configuration.target == "store" else "server", configuration.target, "")
     peak = disk_peak(
         plan, model.name, tmp_path, types, registration, keep_merged=configuration.keep_merged,
-        keep_unquantized=configuration.keep_unquantized,
+        keep_unquantized=configuration.keep_unquantized, checkpoints=model.bitsandbytes.types,
     )  # fmt: skip
-    _, needs = largest_job(plan, types)
+    jobs = [largest_job(plan, types), *bitsandbytes_jobs(plan, model.bitsandbytes.types, None)]
+    needs = max((needs for _, needs in jobs), key=lambda one: one.mem_mb)
     disk = f"{peak.needed / 1e9:,.0f} GB of disk at the peak, {peak.stays / 1e9:,.0f} GB of which stay"
     said = f"{disk}; {needs.mem_mb / 1e3:.0f} GB of memory"
     if model.calibration.is_given:
