@@ -155,9 +155,11 @@ def _quality(build: Build) -> Markup:
     if quality is None:
         said = "Not measured: no text was given (quality.text or quality.chat of the model)."
         return joined([heading, element("p", said)])
+    checkpoints = quality["checkpoints"]
     rows = [
         (
-            row["type"] + (" (compared only)" if row["compared_only"] else ""),
+            row["type"]
+            + (" (bitsandbytes)" if row in checkpoints else " (compared only)" if row["compared_only"] else ""),
             mean_kld(row),
             plain(row["kld_p99"]),
             with_error(row["ppl_ratio"], row["ppl_ratio_error"]),
@@ -165,7 +167,7 @@ def _quality(build: Build) -> Markup:
             "" if row["generation_per_second"] is None else speed(row["generation_per_second"]),
             _verdict(row),
         )
-        for row in quality["rows"]
+        for row in (*quality["rows"], *checkpoints)
     ]
     titles = ("type", "mean KLD", "KLD, 99 %", "PPL ratio", "same top token", "tokens a second", "limits")
     if not any(row[5] for row in rows):

@@ -157,3 +157,35 @@ def test_merged_weights_that_are_not_kept(checkpoints: Build) -> None:
     jobs = checkpoints.planned("bitsandbytes")
     assert of_checkpoints(jobs) == {**ONE_CHECKPOINT, "release_merged": 1}
     assert jobs["merge_shard"] == 3
+
+
+def test_measured_where_merged_weights_are_not_kept(checkpoints: Build) -> None:
+    """What measures a checkpoint has the merged shards once more, and they are gone afterwards; a new text measures alone."""
+    text = checkpoints.folder / "evaluation.txt"
+    text.write_text("".join(f"Road {number} has a radius of {number * 7} m.\n" for number in range(400)), "utf-8")
+    checkpoints.config["keep"] = {"merged": False, "unquantized": False}
+    checkpoints.model()["quality"] = {
+        "text": ["evaluation.txt"],
+        "context": 128,
+        "chunks": 8,
+        "base": False,
+        "speed": False,
+    }
+    checkpoints.model()["quantizations"] = ["Q8_0"]
+    asked(checkpoints).update(types=["nf4"], evaluate=True)
+    jobs = checkpoints.planned()
+    assert jobs["evaluate_bitsandbytes"] == 1
+    assert not {"merge_shard", "quantize_bitsandbytes"} & jobs.keys(), (
+        "they are still there from the time they were kept"
+    )
+    checkpoints.run("--cores", "2", "all")
+    assert not list(checkpoints.folder.glob("results/small/merged/*.safetensors"))
+    assert checkpoints.planned() == {}
+    (row,) = json.loads((checkpoints.folder / "results/small/quality.json").read_text(encoding="utf-8"))["checkpoints"]
+    assert row["type"] == "nf4"
+    assert row["kld_mean"] > 0
+    with text.open("a", encoding="utf-8") as file:
+        file.write("One road more.\n")
+    jobs = checkpoints.planned()
+    assert (jobs["merge_shard"], jobs["evaluate_bitsandbytes"]) == (3, 1)
+    assert not {"quantize", "quantize_bitsandbytes", "register"} & jobs.keys()

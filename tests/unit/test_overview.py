@@ -490,6 +490,14 @@ def test_the_script_writes_three_pages_and_takes_what_there_is(build: Build, tmp
     assert "m:q8_0" in Read(pages["registrations"].read_text(encoding="utf-8")).text
 
 
+def test_checkpoints_stand_beside_the_ggufs(build: Build) -> None:
+    quality = sample_quality()
+    row = quality["rows"][0] | {"type": "nf4", "compared_only": True, "kld_mean": 0.0104}
+    row |= {"verdict": {"passes": None, "failures": [], "close": []}}
+    cells = Read(overview_page(replace(build, quality=quality | {"checkpoints": [row]}))).cells()
+    assert cells[cells.index("nf4 (bitsandbytes)") + 1].startswith("0.0104")
+
+
 def adapter_record() -> dict[str, Any]:
     read = {"path": "runs/road/adapter_model.safetensors", "size": 12_345, "sha256": "7" * 64}
     return {
