@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
-from ollamake.errors import OllamakeError
+from ollamake.json_object import read_json_object
 from ollamake.shape import read_shape, shipped_shape
 from ollamake.source_files import is_hub_id
 
@@ -39,7 +38,7 @@ def config_of_named(adapter: Path, config: Mapping[str, Any], shapes: Path | Non
         return None
     for folder in folders_named(name, [adapter, adapter.parent, Path.cwd()]):
         if (folder / "config.json").is_file():
-            return str(folder / "config.json"), _read(folder / "config.json")
+            return str(folder / "config.json"), read_json_object(folder / "config.json")
     if not is_hub_id(name):
         return None
     try:
@@ -47,20 +46,10 @@ def config_of_named(adapter: Path, config: Mapping[str, Any], shapes: Path | Non
     except HFValidationError:
         return None
     if isinstance(cached, str):
-        return cached, _read(Path(cached))
+        return cached, read_json_object(Path(cached))
     shipped = shipped_shape(name, shapes) if shapes is not None else None
     return None if shipped is None else (str(shipped), read_shape(shipped).config)
 
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OllamakeError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise OllamakeError(f"{path}: expected a JSON object.")
-    return value

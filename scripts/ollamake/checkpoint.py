@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ollamake.errors import OllamakeError
+from ollamake.json_object import read_json_object
 from ollamake.safetensors_header import SafetensorsHeader
 from ollamake.source_files import BASE_INDEXES, source_files
 from ollamake.tensor_names import HEAD
@@ -71,7 +71,7 @@ def read_checkpoint(folder: str, key: str) -> Checkpoint:
     """
     weights, _ = source_files("base", folder, key)
     path = Path(folder)
-    config = _read_json(path / "config.json")
+    config = read_json_object(path / "config.json")
     block = _block_of(path, config)
     shards = tuple(read_entries(Path(file)) for file in weights)
     names = [tensor.name for shard in shards for tensor in shard.tensors]
@@ -84,16 +84,6 @@ def read_checkpoint(folder: str, key: str) -> Checkpoint:
     checkpoint = Checkpoint(path, config, shards, block)
     _require_scales(checkpoint)
     return checkpoint
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OllamakeError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise OllamakeError(f"{path}: expected a JSON object.")
-    return value
 
 
 def _block_of(folder: Path, config: Mapping[str, Any]) -> tuple[int, int]:
@@ -143,7 +133,7 @@ def _require_scales(base: Checkpoint) -> None:
 
 
 def _compare_with_index(folder: Path, file: str, shards: tuple[SafetensorsHeader, ...]) -> None:
-    index = _read_json(folder / file)["weight_map"]
+    index = read_json_object(folder / file)["weight_map"]
     found = {tensor.name: shard.path.name for shard in shards for tensor in shard.tensors}
     if index != found:
         differing = sorted(name for name in index.keys() | found.keys() if index.get(name) != found.get(name))

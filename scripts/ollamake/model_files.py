@@ -16,6 +16,7 @@ from typing import Any
 from ollamake.atomic_write import write_bytes, write_json
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
+from ollamake.json_object import read_json_object
 from ollamake.safetensors_header import tensor_bytes
 from ollamake.source_files import MODEL_FILES
 from ollamake.tensor_names import EMBEDDING
@@ -70,7 +71,7 @@ def write_model_files(base: Path, adapters: Sequence[Path], plan: Mapping[str, A
 
 def merged_config(base: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
     """Return the base's config.json with the dtype that most of the merged weights have."""
-    config = _read_json(base / "config.json")
+    config = read_json_object(base / "config.json")
     sizes: dict[str, int] = {}
     for tensor in _tensors(plan):
         sizes[tensor["stored"]] = sizes.get(tensor["stored"], 0) + tensor_bytes(tensor["stored"], tensor["shape"])
@@ -136,7 +137,7 @@ def _brings_tokenizer(base: Path, adapter: Path, plan: Mapping[str, Any]) -> boo
 
 def vocabulary(folder: Path) -> dict[str, int]:
     """Return token -> id of a tokenizer.json, added tokens included."""
-    definition = _read_json(folder / "tokenizer.json")
+    definition = read_json_object(folder / "tokenizer.json")
     tokens = definition.get("model", {}).get("vocab") or {}
     if isinstance(tokens, list):  # Unigram: [token, score] in the order of ids
         tokens = {entry[0]: number for number, entry in enumerate(tokens)}
@@ -159,7 +160,7 @@ def chat_template_of(folder: Path) -> str | None:
         return (folder / TEMPLATE_FILE).read_bytes().decode("utf-8")
     for name in ("chat_template.json", "tokenizer_config.json"):
         if (folder / name).is_file():
-            template = _read_json(folder / name).get("chat_template")
+            template = read_json_object(folder / name).get("chat_template")
             if isinstance(template, list):  # several named ones: [{"name": ..., "template": ...}]
                 template = next((entry["template"] for entry in template if entry.get("name") == "default"), None)
             if isinstance(template, str):
@@ -183,7 +184,7 @@ def _as_trained(content: bytes, trained: Path, tokenizer: Path) -> bytes:
     file = trained / "tokenizer_config.json"
     if trained == tokenizer or not file.is_file():
         return content
-    config, theirs = json.loads(content), _read_json(file)
+    config, theirs = json.loads(content), read_json_object(file)
     said = {key: theirs[key] for key in _ENDS if key in theirs and theirs[key] != config.get(key)}
     if not said:
         return content
@@ -204,9 +205,9 @@ def _without_bos(content: bytes, tokenizer: Path) -> bytes:
     if config.get("bos_token", unnamed) is not None:
         return content
     special = tokenizer / "special_tokens_map.json"
-    if special.is_file() and _read_json(special).get("bos_token") is not None:
+    if special.is_file() and read_json_object(special).get("bos_token") is not None:
         return content
-    processor = _read_json(tokenizer / "tokenizer.json").get("post_processor") or {}
+    processor = read_json_object(tokenizer / "tokenizer.json").get("post_processor") or {}
     steps = processor.get("processors", [processor])
     # A template says itself what is put where; with `add_bos_token` given, transformers 5 would write another one in its place.
     if any(step.get("type", "ByteLevel") != "ByteLevel" for step in steps):
@@ -219,16 +220,6 @@ def _remove_earlier(folder: Path, produced: Any) -> None:
     for name in (*MODEL_FILES, TEMPLATE_FILE):
         if name not in produced:
             (folder / name).unlink(missing_ok=True)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OllamakeError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise OllamakeError(f"{path}: expected a JSON object.")
-    return value
 
 
 def _as_json(value: Any) -> bytes:

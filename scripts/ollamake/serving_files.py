@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ollamake.atomic_write import write_json, write_text
-from ollamake.errors import OllamakeError
 from ollamake.generation_defaults import generation_parameters, special_tokens
+from ollamake.json_object import read_json_object
 from ollamake.model_files import chat_template_of
 from ollamake.serving_adapter import largest_rank, max_lora_rank, refused_by_tgi, require_served_by_vllm
 from ollamake.serving_compose import TGI_IMAGE, compose_services, compose_yaml, places_to_mount, tgi_arguments
@@ -63,7 +61,7 @@ def write_serving_files(sources: Sources, plan: Mapping[str, Any], output: Path)
     """
     folder = output.parent
     served = _served(sources)
-    config = _read(
+    config = read_json_object(
         Path(served.folder) / "config.json" if sources.checkpoint == ADAPTER else sources.merged / "config.json"
     )
     num_ctx = sources.spec["parameters"].get("num_ctx")
@@ -109,10 +107,10 @@ def _served(sources: Sources) -> Served:
         folder = (
             sources.merged if checkpoint not in (NF4, INT8) else sources.merged.parent / "bitsandbytes" / checkpoint
         )
-        dtype, _ = served_dtype(checkpoint, _read(sources.merged / "config.json"))
+        dtype, _ = served_dtype(checkpoint, read_json_object(sources.merged / "config.json"))
         return Served(sources.name, checkpoint, str(folder), None, None, None, dtype, parameters)
     base, adapter = Path(spec["base"]), spec["adapter"]
-    config = _read(base / "config.json")
+    config = read_json_object(base / "config.json")
     require_served_by_vllm(sources.name, sources.merge_plan, base, Path(adapter))
     ours = sources.merged / "chat_template.jinja"
     differs = ours.is_file() and ours.read_bytes().decode("utf-8") != chat_template_of(base)
@@ -148,7 +146,7 @@ def _refused_by_tgi(sources: Sources, config: Mapping[str, Any]) -> list[str]:
     if "rope_theta" not in config and rope and rope != {"rope_theta": 10000.0, "rope_type": "default"}:
         reasons.append("it does not read rope_parameters, as transformers 5 writes them in config.json")
     tokenizer = sources.merged / "tokenizer_config.json"
-    if tokenizer.is_file() and _read(tokenizer).get("tokenizer_class") == "TokenizersBackend":
+    if tokenizer.is_file() and read_json_object(tokenizer).get("tokenizer_class") == "TokenizersBackend":
         reasons.append("it does not know the TokenizersBackend of transformers 5 in tokenizer_config.json")
     return reasons
 
@@ -218,15 +216,5 @@ def _for_compose(folder: Path, no_tgi: Sequence[str]) -> list[str]:
 def _with_template(merged: Path) -> dict[str, Any]:
     """Return the tokenizer_config.json of the merged model with its chat template in it, as TGI reads it."""
     file, template = merged / "tokenizer_config.json", merged / "chat_template.jinja"
-    config = _read(file) if file.is_file() else {}
+    config = read_json_object(file) if file.is_file() else {}
     return config | ({"chat_template": template.read_bytes().decode("utf-8")} if template.is_file() else {})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OllamakeError(f"{os.fspath(path)} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise OllamakeError(f"{path}: expected a JSON object.")
-    return value
