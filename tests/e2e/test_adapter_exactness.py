@@ -213,9 +213,10 @@ def serving(program: Path, folder: Path, *arguments: str) -> Iterator[str]:
             child.terminate()
 
 
-def logprobs(address: str) -> dict[int, float]:
-    """Return token -> log-probability of the 1000 likeliest after the prompt."""
-    body = {"prompt": PROMPT, "n_predict": 1, "n_probs": 1000, "temperature": 0, "cache_prompt": False}
+def logprobs(address: str, scale: float) -> dict[int, float]:
+    """Return token -> log-probability of the 1000 likeliest after the prompt; ``scale`` 0 leaves the adapter out."""
+    body: dict[str, Any] = {"prompt": PROMPT, "n_predict": 1, "n_probs": 1000, "temperature": 0, "cache_prompt": False}
+    body["lora"] = [{"id": 0, "scale": scale}]
     answer = httpx.post(f"{address}/completion", json=body, timeout=60, trust_env=False).json()
     return {one["id"]: one["logprob"] for one in answer["completion_probabilities"][0]["top_logprobs"]}
 
@@ -253,13 +254,11 @@ def test_llama_cpp_computes_with_it(tmp_path: Path, family: str, llama_cpp: Call
             base = torch.log_softmax(model(torch.tensor([PROMPT])).logits[0, -1].double(), 0)
     program = llama_cpp("llama-server")
     with serving(program, tmp_path, "-lv", "4", "--lora", str(tmp_path / "a.gguf")) as address:
-        found = logprobs(address)
+        found, without = logprobs(address, 1.0), logprobs(address, 0.0)
     # What the plan counts for it is what llama.cpp says that it takes.
     taken = re.findall(r"LoRA buffer size = *([0-9.]+) MiB", (tmp_path / "serve.log").read_text(errors="replace"))
     counted = adapter_bytes(json.loads((tmp_path / "plan.json").read_text("utf-8")))
     assert sum(map(float, taken)) == pytest.approx(counted / 2**20, abs=0.006)
-    with serving(program, tmp_path) as address:
-        without = logprobs(address)
     error = max(abs(value - float(expected[token])) for token, value in found.items())
     error_of_base = max(abs(value - float(base[token])) for token, value in without.items())
     moved = max(abs(value - float(base[token])) for token, value in found.items())
