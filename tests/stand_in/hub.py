@@ -81,8 +81,7 @@ class HubStandIn:
         self.models: dict[str, Model] = {}
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
-        self.sent = 0
-        """Bytes of bodies that went into a connection."""
+        self.written = 0
         self.most_at_once = 0
         """Requests that were under way together."""
         self.under_way = 0
@@ -97,6 +96,14 @@ class HubStandIn:
             context.load_cert_chain(certificate)
             self.hub.socket = context.wrap_socket(self.hub.socket, server_side=True, do_handshake_on_connect=False)
             self.address = self.address.replace("http:", "https:")
+
+    @property
+    def sent(self) -> int:
+        """Bytes of bodies that went into a connection, once no request is under way: a client has a piece before it counts."""
+        deadline = time.monotonic() + 10
+        while self.under_way and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return self.written
 
     def asked(self, server: str) -> list[Request]:
         """Return the requests that one of the two saw."""
@@ -317,7 +324,7 @@ class _Connection(BaseHTTPRequestHandler):
     def _write(self, piece: bytes) -> None:
         self.wfile.write(piece)
         with self.server.stand_in.lock:
-            self.server.stand_in.sent += len(piece)
+            self.server.stand_in.written += len(piece)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
