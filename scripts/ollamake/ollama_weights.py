@@ -96,10 +96,15 @@ def _in_stores(name: str, folders: list[Path], key: str) -> OllamaWeights:
             " quantized then."
         )
     store = stores[0]
-    layers = {layer["mediaType"].rpartition(".")[2]: layer for layer in store.read(name)["layers"]}
-    if "adapter" in layers:
+    try:
+        digests = {layer["mediaType"].rpartition(".")[2]: layer["digest"] for layer in store.read(name)["layers"]}
+        digest = digests.get("model", "").removeprefix("sha256:")
+    except (OllamakeError, KeyError, TypeError, AttributeError) as error:
+        raise OllamakeError(
+            f"{key}: the manifest of {name} in {store.folder} is damaged ({error}). Fetch the model again: ollama pull {name}."
+        ) from error
+    if "adapter" in digests:
         _refuse_adapter(name, key)
-    digest = str(layers.get("model", {}).get("digest", "")).removeprefix("sha256:")
     blob = store.blob_file(digest)
     if not digest or not os.access(blob, os.R_OK):
         raise OllamakeError(f"{key}: the weights of {name} ({blob}) are not there or not for {_user()} to read.")

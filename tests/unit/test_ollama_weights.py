@@ -71,6 +71,17 @@ def test_the_folder_of_this_user_s_ollama_is_looked_into(tmp_path: Path, monkeyp
         find_weights("n:q8_0", place, KEY)
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"layers": [{}], "config": {}}', '{"layers": [1], "config": {}}'])
+def test_a_damaged_manifest(tmp_path: Path, content: str) -> None:
+    manifest = tmp_path / "own/manifests/registry.ollama.ai/library/m/q8_0"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(content, encoding="utf-8")
+    with pytest.raises(
+        OllamakeError, match=rf"^{re.escape(KEY)}: the manifest of m:q8_0 in .* is damaged .*ollama pull m:q8_0"
+    ):
+        find_weights("m:q8_0", Place("store", None, str(tmp_path / "own")), KEY)
+
+
 def test_what_is_no_gguf(tmp_path: Path) -> None:
     blob = tmp_path / "blob"
     blob.write_bytes(b"no weights at all")
