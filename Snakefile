@@ -10,9 +10,6 @@ min_version("9.19")
 configfile: "config/config.yaml"
 
 
-report: "rules/report/workflow.rst"
-
-
 include: "rules/common.smk"
 
 
@@ -23,6 +20,7 @@ rule all:
 
 include: "rules/demo.smk"
 include: "rules/llama_cpp.smk"
+include: "rules/hub.smk"
 include: "rules/check.smk"
 include: "rules/merge.smk"
 include: "rules/bitsandbytes.smk"

@@ -40,7 +40,7 @@ rule convert_adapter_to_gguf:
     params:
         spec=adapter_spec,
         converter=lambda wildcards, input: input.converter[0],
-        base=lambda wildcards: CONFIG.models[wildcards.model].base,
+        base=lambda wildcards: folders_of(wildcards.model)[0],
     message:
         "Converting the adapter of {wildcards.model} to GGUF"
     shell:
@@ -61,6 +61,7 @@ rule take_base_from_ollama:
     """Take the weights of a model in Ollama for the base's, once its norms are those of the base."""
     input:
         plan=rules.plan_merge.output,
+        weights=fetched_base,
         script=script("take_base_from_ollama"),
         library=library("take_base_from_ollama"),
     output:

@@ -35,6 +35,7 @@ from ollamake.llama_cpp_programs import find_converter, find_program, program_id
 from ollamake.llama_cpp_source import VERSION as LLAMA_CPP_VERSION
 from ollamake.memory_plan import is_here
 from ollamake.ollama_server import OllamaServer
+from ollamake.pinned_sources import FORMAT, PinnedSource, pinned_sources
 from ollamake.placeholders import require_no_placeholders
 from ollamake.planned_quantization import quantization_of_plan
 from ollamake.quantization_types import QUANTIZATION_TYPES
@@ -42,7 +43,7 @@ from ollamake.rag_state import undone
 from ollamake.registration import chat_command
 from ollamake.serving_configuration import CHECKPOINTS as CHECKPOINTS_TO_SERVE
 from ollamake.shape import shipped_shape
-from ollamake.source_files import is_hub_id, merges_through_peft, reads_across_shards, source_files
+from ollamake.source_files import is_on_hub, merges_through_peft, reads_across_shards, source_files
 from ollamake.weight_identity import header_digest, identity_of, seen_files
 
 # The demo's files, fixed because the rules that make them name their outputs.
@@ -98,22 +99,42 @@ def checked_configuration():
 @cache
 def sources_of(name):
     """Return (weights, small files) of a model's base, then of each of its adapters, as paths."""
-    model = CONFIG.models[name]
-    if name in AWAITED:
-        absent = (
-            f"models.{name}.base: the folder {model.base!r} does not exist (looked from {os.getcwd()}). It must be the folder of the"
-            " base model, with config.json and .safetensors (or .bin) files. If it is meant as an id on the Hugging Face hub:"
-            f" download it (`hf download {model.base.partition('@')[0]} --local-dir FOLDER`) and name the folder; what fits can be"
-            " planned before: snakemake --cores 1 plan."
-        )
-        or_one_message(require_no_placeholders, config, absent)
-        raise WorkflowError(absent)
     or_one_message(require_no_placeholders, config)
-    folders = [("base", model.base)] + [("adapter", adapter.path) for adapter in model.adapters]
-    return [
-        MADE_HERE.get(folder) or or_one_message(source_files, kind, folder, f"models.{name}.{kind}")
-        for kind, folder in folders
-    ]
+    # What is wrong with a folder here is said before anything is asked of the hub.
+    here = {
+        folder: MADE_HERE.get(folder) or or_one_message(source_files, kind, folder, f"models.{name}.{kind}")
+        for kind, folder in named_sources(name)
+        if folder not in REFERENCES
+    }
+    sources = {path: source.paths for path, source in pinned_of(name).items()} | here
+    return [sources[path] for _, path in named_sources(name)]
+
+
+def named_sources(name):
+    """Return ("base" or "adapter", what the configuration names) of a model's base, then of each of its adapters."""
+    model = CONFIG.models[name]
+    return [("base", model.base)] + [("adapter", adapter.path) for adapter in model.adapters]
+
+
+@cache
+def pinned_of(name):
+    """Return what a model has from the hub, by what the configuration calls it: known once it is pinned."""
+    if name not in ON_HUB:
+        return {}
+    return or_one_message(pinned_sources, Path(checkpoints.pin_sources.get(model=PIN_OWNER[name]).output[0]))
+
+
+def folders_of(name):
+    """Return the folders of a model's base and of its adapters, those from the hub where they are fetched to."""
+    pinned = pinned_of(name)
+    base, *adapters = [pinned[path].folder if path in pinned else path for _, path in named_sources(name)]
+    return base, adapters
+
+
+def weighted_adapters(name):
+    """Return path and weight of each of a model's adapters."""
+    _, folders = folders_of(name)
+    return [vars(adapter) | {"path": path} for adapter, path in zip(CONFIG.models[name].adapters, folders)]
 
 
 CONFIG = checked_configuration()
@@ -121,18 +142,30 @@ THREADS = CONFIG.threads or os.cpu_count()
 BUILD_JOBS = CONFIG.threads or 0  # 0: as many as the job may use cores
 # What is null in the configuration is the environment's, so that another OLLAMA_HOST counts as a change.
 PLACE = {"target": CONFIG.target, "host": CONFIG.host or os.environ.get("OLLAMA_HOST"), "store": CONFIG.store}
-# Models whose base is not here, but may be on the hub: they can be planned, not built.
-AWAITED = [
-    name
-    for name, model in CONFIG.models.items()
-    if is_hub_id(model.base) and model.base not in MADE_HERE and not os.path.exists(model.base)
-]
-BUILT = [name for name in CONFIG.models if name not in AWAITED]
+BUILT = list(CONFIG.models)
+# What the configuration names of the Hugging Face hub; models of which something is there, and those of which the base is.
+REFERENCES = {path for name in BUILT for _, path in named_sources(name) if is_on_hub(path)}
+ON_HUB = [name for name in BUILT if any(path in REFERENCES for _, path in named_sources(name))]
+BASE_ON_HUB = [name for name in ON_HUB if CONFIG.models[name].base in REFERENCES]
+# A base that is only built for a comparison is the one that its fine-tune was pinned with.
+PIN_OWNER = {
+    name: (
+        next(
+            other
+            for other in ON_HUB
+            if not CONFIG.models[other].is_derived and CONFIG.models[other].base == CONFIG.models[name].base
+        )
+        if CONFIG.models[name].is_derived
+        else name
+    )
+    for name in ON_HUB
+}
 # Models that are their base's GGUF with the adapter beside it -> the model whose GGUF that is.
 ADAPTER_ONLY = {name: CONFIG.models[name].served_base for name in BUILT if CONFIG.models[name].served_base}
 # Of these, whose weights Ollama has already -> the name of the model there.
 FROM_OLLAMA = {name: CONFIG.models[name].from_ollama for name in ADAPTER_ONLY if ADAPTER_ONLY[name] == name}
-NSHARDS = {name: len(sources_of(name)[0][0]) for name in BUILT}
+# What is wrong with a folder that is named is said at once.
+NAMED_HERE = {name: sources_of(name) for name in BUILT if name not in ON_HUB}
 MEASURED = [name for name in BUILT if CONFIG.models[name].quality.is_measured]
 CALIBRATED = [name for name in BUILT if CONFIG.models[name].calibration.is_given]
 MEASURES_CHAT = any(CONFIG.models[name].quality.evaluation.chat for name in MEASURED)
@@ -146,7 +179,7 @@ PROGRAMS = [
     *["llama-bench"] * any(CONFIG.models[name].quality.speed for name in MEASURED),
 ]
 # Shapes to plan that are no merge of ours: bases that are not here, and alternatives.
-SHAPES = sorted({CONFIG.models[name].base for name in AWAITED} | set(CONFIG.alternatives))
+SHAPES = sorted({CONFIG.models[name].base for name in BASE_ON_HUB} | set(CONFIG.alternatives))
 
 
 wildcard_constraints:
@@ -162,22 +195,21 @@ wildcard_constraints:
     precision="|".join(PRECISIONS),
     measured="[A-Z0-9_]+|base",
     user="[A-Z0-9_]+|imatrix|quality-.+|base-.+|nf4|int8",
+    repo="[^/]+/[^/]+",
+    tree="[0-9a-f]{12}",
+    weights_file=r"(?!adapter_model\.)[^/]+\.safetensors",
+    small_file=r"(?!headers\.json$)([^/]+(?<!\.safetensors)|adapter_model\.safetensors)",
 
 
 # Targets ----------------------------------------------------------------------------------------------------------
 def of_each_built(pattern):
-    """Expand a pattern over the models; the base of one that is not here is missed when the pattern is asked for."""
-    return expand(pattern, model=BUILT) + [missed_base(name) for name in AWAITED]
+    """Expand a pattern over the models."""
+    return expand(pattern, model=BUILT)
 
 
 def of_each_merged(pattern):
     """Expand a pattern over the models that have weights of their own."""
     return [file for file in of_each_built(pattern) if file not in expand(pattern, model=list(ADAPTER_ONLY))]
-
-
-def missed_base(name):
-    """Return a function of wildcards that says which folder is missing."""
-    return lambda wildcards: sources_of(name)
 
 
 def of_each_quantization(pattern, as_input=str):
@@ -246,11 +278,18 @@ def chosen_first(model, plan):
 
 def of_each_shard(name, pattern, **wildcards):
     """Expand a pattern over the shards of one model."""
-    count = NSHARDS[name]
+    count = len(sources_of(name)[0][0])
     return [
         pattern.format(model=name, shard=f"{shard:05d}", nshards=f"{count:05d}", **wildcards)
         for shard in range(1, count + 1)
     ]
+
+
+def shards_wanted(name, pattern, **wildcards):
+    """Return the same as targets: of a base on the hub a function, since how many there are is known when it is pinned."""
+    if name in BASE_ON_HUB:
+        return [lambda _: of_each_shard(name, pattern, **wildcards)]
+    return of_each_shard(name, pattern, **wildcards)
 
 
 def checkpoint_record(name, checkpoint):
@@ -284,7 +323,7 @@ MERGED_SHARD = "results/{model}/merged/model-{shard}-of-{nshards}.safetensors"
 MERGE_RECORD = "results/{model}/merge_records/model-{shard}-of-{nshards}.json"
 CHECKED = of_each_built("results/{model}/inputs.json")
 MERGED = [
-    file for name in BUILT if name not in ADAPTER_ONLY for file in of_each_shard(name, MERGED_SHARD)
+    file for name in BUILT if name not in ADAPTER_ONLY for file in shards_wanted(name, MERGED_SHARD)
 ] + of_each_merged("results/{model}/merged/model_files.json")
 BITSANDBYTES_SHARD = "results/{model}/bitsandbytes/{precision}/model-{shard}-of-{nshards}.safetensors"
 BITSANDBYTES_RECORD = "results/{model}/bitsandbytes_records/{precision}/model-{shard}-of-{nshards}.json"
@@ -296,7 +335,7 @@ BITSANDBYTES = [
     file
     for name, precision in CHECKPOINTS
     for file in (
-        *of_each_shard(name, BITSANDBYTES_SHARD, precision=precision),
+        *shards_wanted(name, BITSANDBYTES_SHARD, precision=precision),
         f"results/{name}/bitsandbytes/{precision}/config.json",
         f"results/{name}/bitsandbytes/{precision}/model.safetensors.index.json",
         BITSANDBYTES_CHECKPOINT.format(model=name, precision=precision),
@@ -343,12 +382,10 @@ SERVED_ELSEWHERE = [
     if CONFIG.models[name].serving
     for checkpoint in CONFIG.models[name].serving.checkpoints
 ]
-SERVING = [SERVING_RECORD.format(model=name, checkpoint=checkpoint) for name, checkpoint in SERVED_ELSEWHERE] + [
-    missed_base(name) for name in AWAITED if CONFIG.models[name].serving
-]
+SERVING = [SERVING_RECORD.format(model=name, checkpoint=checkpoint) for name, checkpoint in SERVED_ELSEWHERE]
 # What the servers read: with a plan for an automatic model, the merged weights would else be made for a GGUF only.
 SERVED_WEIGHTS = [
-    of_each_shard(name, MERGED_SHARD) if checkpoint == "merged" else checkpoint_record(name, checkpoint)
+    shards_wanted(name, MERGED_SHARD) if checkpoint == "merged" else checkpoint_record(name, checkpoint)
     for name, checkpoint in SERVED_ELSEWHERE
 ]
 
@@ -484,12 +521,34 @@ def small_files(wildcards):
 
 def users_small_files(wildcards):
     """Return the small files that the user brought: what can be checked before anything has run."""
-    return [file for file in small_files(wildcards) if os.path.dirname(file) not in MADE_HERE]
+    files = [file for file in small_files(wildcards) if os.path.dirname(file) not in MADE_HERE]
+    return [*files, *hub_headers(wildcards), *hub_adapters(wildcards)]
 
 
-def all_weights(wildcards):
-    """Return all weight files of base and adapters."""
-    return [weights_input(file) for weights, files in sources_of(wildcards.model) for file in weights]
+def hub_headers(wildcards):
+    """Return the headers of a base on the hub, in place of its weights."""
+    model = CONFIG.models[wildcards.model]
+    return [f"{pinned_of(wildcards.model)[model.base].folder}/headers.json"] if wildcards.model in BASE_ON_HUB else []
+
+
+def hub_adapters(wildcards):
+    """Return the weights of adapters on the hub."""
+    pinned = pinned_of(wildcards.model)
+    adapters = [pinned[adapter.path] for adapter in CONFIG.models[wildcards.model].adapters if adapter.path in pinned]
+    return [ancient(file) for adapter in adapters for file in adapter.paths[0]]
+
+
+def all_headers(wildcards):
+    """Return what has the headers of all weight files: these files, of a base on the hub what was fetched of them."""
+    (base, _), *_ = sources_of(wildcards.model)
+    headers = hub_headers(wildcards) or [weights_input(file) for file in base]
+    return [*headers, *adapter_weights(wildcards)]
+
+
+def fetched_base(wildcards):
+    """Return the weight files of a base on the hub; nothing of another, which is here."""
+    (base, _), *_ = sources_of(wildcards.model)
+    return [ancient(file) for file in base] if wildcards.model in BASE_ON_HUB else []
 
 
 def shard_weights(wildcards):
@@ -500,16 +559,23 @@ def shard_weights(wildcards):
     return [weights_input(file) for file in (own, *others, *(file for weights, _ in adapters for file in weights))]
 
 
+def configs_of(name):
+    """Return config.json of a model's base and adapter_config.json of its adapters: files, or what is pinned of them."""
+    pinned = pinned_of(name)
+    found = zip(named_sources(name), sources_of(name))
+    return [pinned[path].config if path in pinned else files[0] for (_, path), (_, files) in found]
+
+
 @cache
 def needs_other_shards(name):
     """Return whether the merge of one of a model's shards may read others."""
-    return reads_across_shards(*(files[0] for weights, files in sources_of(name)))
+    return reads_across_shards(*configs_of(name))
 
 
 @cache
 def needs_peft(name):
     """Return whether a model's adapters go through peft's own layers."""
-    return merges_through_peft(*(files[0] for weights, files in sources_of(name)[1:]))
+    return merges_through_peft(*configs_of(name)[1:])
 
 
 def conversion_to_record(wildcards):
@@ -923,9 +989,10 @@ def checkpoint_to_serve(wildcards):
 def serving_spec(wildcards):
     """Return what the files to serve a model with depend on beside its plan and its files."""
     model = CONFIG.models[wildcards.model]
+    base, adapters = folders_of(wildcards.model)
     return spec(
-        base=model.base,
-        adapter=model.adapters[0].path if model.adapters else None,
+        base=base,
+        adapter=adapters[0] if adapters else None,
         parameters=model.parameters,
         system=bool(model.system),
         port=model.serving.port,
@@ -1163,8 +1230,76 @@ def seen(name):
 
 
 def identities(name, files):
-    """Return path -> identity of weight files that the user brought; the demo's rules look after their own."""
-    return {file: identity_of(Path(file), seen(name)) for file in files if os.path.dirname(file) not in MADE_HERE}
+    """Return path -> identity of weight files: what is pinned of those on the hub; the demo's rules look after their own."""
+    pinned = {file: digest for source in pinned_of(name).values() for file, digest in source.digests().items()}
+    return {
+        file: pinned.get(file) or identity_of(Path(file), seen(name))
+        for file in files
+        if os.path.dirname(file) not in MADE_HERE
+    }
+
+
+# Sources on the hub -------------------------------------------------------------------------------------------------
+def pin_spec(wildcards):
+    """Return what of a model is on the hub, as the configuration names it."""
+    base, *adapters = [path if path in REFERENCES else None for _, path in named_sources(wildcards.model)]
+    return spec(format=FORMAT, base=base, adapters=adapters)
+
+
+def pins_so_far(wildcards, input):
+    """Return what other models were pinned to, so that one name means one commit; it starts no job."""
+    files = [f"results/{name}/sources.json" for name in dict.fromkeys(PIN_OWNER.values()) if name != wildcards.model]
+    return [file for file in files if os.path.exists(file)]
+
+
+def asks_for_renewal(wildcards, input):
+    """Return the flag that looks where a branch is now: only if the job itself is asked for."""
+    return ["--renew"] if "pin_sources" in workflow.dag_settings.forcerun else []
+
+
+def read_pins():
+    """Return all sources that are pinned now, by the folder that they are fetched to."""
+    files = [Path(f"results/{name}/sources.json") for name in dict.fromkeys(PIN_OWNER.values())]
+    found = [or_one_message(pinned_sources, file) for file in files if file.exists()]
+    return {source.folder: source for sources in found for source in sources.values()}
+
+
+def pinned_at(wildcards):
+    """Return the source that is fetched to a folder."""
+    folder = f"resources/hub/{wildcards.repo}/{wildcards.tree}"
+    source = read_pins().get(folder)
+    if source is None:
+        raise WorkflowError(f"{folder} is not what a model of this configuration is pinned to. Run `snakemake all`.")
+    return source
+
+
+def weights_to_fetch(wildcards):
+    return spec(**pinned_at(wildcards).file(wildcards.weights_file))
+
+
+def small_file_to_fetch(wildcards):
+    return spec(**pinned_at(wildcards).file(wildcards.small_file))
+
+
+def headers_to_fetch(wildcards):
+    return json.dumps(pinned_at(wildcards).weights)
+
+
+def commit_to_fetch(wildcards, input):
+    """Return the commit that is fetched from; another one with the same files starts no job."""
+    return pinned_at(wildcards).commit
+
+
+def is_planned_by_shape(name):
+    """Return whether only a plan is wanted of a base on the hub: then its shape does, without adapter and often without network.
+
+    A job of such a plan that runs in a process of its own sees no targets, but that nothing is pinned.
+    """
+    if name not in BASE_ON_HUB or os.path.exists(f"results/{PIN_OWNER[name]}/sources.json"):
+        return False
+    targets = workflow.dag_settings.targets
+    plans = re.compile(r"plan|results/[^/]+/(plan\.(json|md|svg)|times\.json)")
+    return not workflow.is_main_process or (bool(targets) and all(plans.fullmatch(str(target)) for target in targets))
 
 
 # The plan ---------------------------------------------------------------------------------------------------------
@@ -1176,7 +1311,7 @@ def shape_file(wildcards):
 
 def ghost_of_model(wildcards):
     """Return what is known of a model's size: of its merge, or of the shape of a base that is not here."""
-    if wildcards.model in AWAITED:
+    if is_planned_by_shape(wildcards.model):
         return f"resources/ghosts/{CONFIG.models[wildcards.model].base}.json"
     return f"results/{wildcards.model}/ghost.json"
 
@@ -1209,7 +1344,8 @@ def server_elsewhere():
 def memory_spec(wildcards):
     gpus, ram_gib = CONFIG.hardware["gpus"], CONFIG.hardware["ram_gib"]
     hardware = {"gpus": gpus, "ram_gib": ram_gib}
-    left_out = {"adapters": True} if wildcards.model in AWAITED and CONFIG.models[wildcards.model].adapters else {}
+    by_shape = is_planned_by_shape(wildcards.model)
+    left_out = {"adapters": True} if by_shape and CONFIG.models[wildcards.model].adapters else {}
     # Where hardware is given it does not matter where the server is, nor which of this machine's it is.
     host = server_elsewhere() if gpus is None else None
     imatrix = CONFIG.models[wildcards.model].calibration.is_given
@@ -1232,12 +1368,13 @@ def programs_to_build():
 def check_spec(wildcards):
     model = CONFIG.models[wildcards.model]
     weights = [file for weights, files in sources_of(wildcards.model) for file in weights]
-    folders = [model.base] + [adapter.path for adapter in model.adapters]
+    base, adapters = folders_of(wildcards.model)
+    folders = [base, *adapters]
     served = {"serves_adapter": True} if wildcards.model in ADAPTER_ONLY else {}
     return spec(
         **served,
-        base=model.base,
-        adapters=[vars(adapter) for adapter in model.adapters],
+        base=base,
+        adapters=weighted_adapters(wildcards.model),
         made_here=[folder for folder in folders if folder in MADE_HERE],
         weights=identities(wildcards.model, weights),
         dtype=CONFIG.dtype,
@@ -1259,8 +1396,21 @@ def check_spec(wildcards):
         **({"served_beside": True} if model.serving and "adapter" in model.serving.checkpoints else {}),
         **({"checkpoints": list(model.bitsandbytes.types)} if model.bitsandbytes.types else {}),
         **({"evaluated_context": model.quality.evaluation.context} if model.bitsandbytes.evaluate else {}),
+        **({"hub": on_hub_of_check(wildcards.model)} if wildcards.model in ON_HUB else {}),
         shapes=SHIPPED_SHAPES,
     )
+
+
+def on_hub_of_check(name):
+    """Return what of a model is on the hub: which commit its folders are, and the weight files that its build needs."""
+    sources = pinned_of(name)
+    built = name not in ADAPTER_ONLY or name in FROM_OLLAMA
+    needed = [one for path, one in sources.items() if built or path != CONFIG.models[name].base]
+    return {
+        "commits": {one.folder: f"{one.repo} ({one.revision}, commit {one.commit[:12]})" for one in sources.values()},
+        "weights": {f"{one.folder}/{file}": one.file(file) for one in needed for file in one.weights},
+        "keeps_downloads": CONFIG.keep_downloads,
+    }
 
 
 def keys_of_rag(rag):
@@ -1275,7 +1425,7 @@ def check_now(wildcards, input):
     others = [
         {
             "name": name,
-            "base_bytes": sum(os.path.getsize(file) for file in sources_of(name)[0][0] if os.path.exists(file)),
+            "base_bytes": base_bytes_so_far(name),
             "quantizations": list(quantizations_so_far(name))
             or [AUTO] * CONFIG.models[name].is_automatic + list(CONFIG.models[name].quantizations),
             "compared": [*CONFIG.models[name].quality.compare, *served_types(name)],
@@ -1292,6 +1442,16 @@ def check_now(wildcards, input):
     )
 
 
+def base_bytes_so_far(name):
+    """Return the bytes of the weights of a model's base, as far as they are known."""
+    if name not in BASE_ON_HUB:
+        return sum(os.path.getsize(file) for file in sources_of(name)[0][0] if os.path.exists(file))
+    pins = Path(f"results/{PIN_OWNER[name]}/sources.json")
+    sources = or_one_message(pinned_sources, pins) if pins.exists() else {}
+    source = sources.get(CONFIG.models[name].base)
+    return source.weights_bytes if source else 0
+
+
 def limits_spec(wildcards):
     quality = CONFIG.models[wildcards.model].quality
     registered = list(quantizations_of(wildcards.model))
@@ -1299,13 +1459,17 @@ def limits_spec(wildcards):
 
 
 def plan_spec(wildcards):
-    model = CONFIG.models[wildcards.model]
     weights = [file for weights, files in sources_of(wildcards.model) for file in weights]
+    pinned = {file: digest for one in pinned_of(wildcards.model).values() for file, digest in one.digests().items()}
     return spec(
-        base=model.base,
-        adapters=[vars(adapter) for adapter in model.adapters],
+        base=folders_of(wildcards.model)[0],
+        adapters=weighted_adapters(wildcards.model),
         dtype=CONFIG.dtype,
-        headers={file: header_digest(Path(file)) for file in weights if os.path.dirname(file) not in MADE_HERE},
+        headers={
+            file: pinned.get(file) or header_digest(Path(file))
+            for file in weights
+            if os.path.dirname(file) not in MADE_HERE
+        },
     )
 
 
@@ -1351,8 +1515,8 @@ def conversion_spec(wildcards):
 
 
 def source_spec(wildcards):
-    model = CONFIG.models[wildcards.model]
-    return spec(base=model.base, adapters=[adapter.path for adapter in model.adapters])
+    base, adapters = folders_of(wildcards.model)
+    return spec(base=base, adapters=adapters)
 
 
 def template_spec(wildcards):
@@ -1446,6 +1610,11 @@ def merge_mem_mb(wildcards, input):
 
 def merge_disk_mb(wildcards, input):
     return merge_needs(wildcards, input).disk_mb
+
+
+def fetch_disk_mb(wildcards):
+    """Return what fetching a shard adds to the disk, where the cache does not have it."""
+    return -(-pinned_at(wildcards).content[wildcards.weights_file]["size"] // 1_000_000)
 
 
 def bitsandbytes_needs(wildcards, input):

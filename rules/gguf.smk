@@ -58,7 +58,7 @@ rule record_conversion:
     input:
         conversion=conversion_to_record,
         plan=rules.plan_merge.output,
-        weights=all_weights,
+        weights=all_headers,
         manifest=rules.write_model_files.output.manifest,
         converter=converter_files(),
         script=script("record_conversion"),

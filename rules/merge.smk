@@ -21,7 +21,7 @@ rule plan_merge:
     """Decide from headers alone which edit reaches which tensor; refuse what cannot be merged, before the heavy jobs."""
     input:
         files=small_files,
-        weights=all_weights,
+        weights=all_headers,
         script=script("plan_merge"),
         library=library("plan_merge"),
     output:

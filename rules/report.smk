@@ -15,6 +15,9 @@ numbered since it sorts them by name.
 """
 
 
+report: "report/workflow.rst"
+
+
 rule write_overview:
     """Say on one page what was built, from what, how good it is and what it took."""
     input:

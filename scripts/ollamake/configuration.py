@@ -121,6 +121,7 @@ class Configuration:
     threads: int | None
     keep_merged: bool
     keep_unquantized: bool
+    keep_downloads: bool
     asked: dict[str, Any]
     """What the plan is asked: context, parallel, kv_cache, margin_gib."""
     alternatives: tuple[str, ...]
@@ -155,8 +156,8 @@ def read_configuration(raw: Mapping[str, Any], schema_file: Path) -> Configurati
         raise OllamakeError("the configuration has faults:\n  " + "\n  ".join(faults))
     filled = _with_defaults(raw, schema, schema)
     dtype = filled["merge"]["dtype"]
-    keeps_merged = filled["keep"]["merged"]
-    models = {name: _model(name, model, dtype, keeps_merged) for name, model in filled["models"].items()}
+    keep = filled["keep"]
+    models = {name: _model(name, model, dtype, keep) for name, model in filled["models"].items()}
     models = with_bases(with_served_bases(models, lambda model: _base_of(model, registered=False)))
     refuse_shared_names(models.values())
     refuse_shared_keys((name, model.rag) for name, model in models.items())
@@ -169,8 +170,9 @@ def read_configuration(raw: Mapping[str, Any], schema_file: Path) -> Configurati
         timeout=float(filled["ollama"]["timeout"]),
         llama_cpp=filled["tools"]["llama_cpp"],
         threads=filled["tools"]["threads"],
-        keep_merged=keeps_merged,
-        keep_unquantized=filled["keep"]["unquantized"],
+        keep_merged=keep["merged"],
+        keep_unquantized=keep["unquantized"],
+        keep_downloads=keep["downloads"],
         asked={key: value for key, value in filled["plan"].items() if key != "alternatives"},
         alternatives=tuple(map(_alternative, filled["plan"]["alternatives"])),
         hardware=checked_settings(filled["hardware"]),
@@ -276,7 +278,7 @@ def _base_of(model: Model, *, registered: bool) -> Model:
     )
 
 
-def _model(name: str, filled: Mapping[str, Any], dtype: str, keeps_merged: bool) -> Model:
+def _model(name: str, filled: Mapping[str, Any], dtype: str, keep: Mapping[str, bool]) -> Model:
     key = f"models.{name}"
     if "base" not in filled:
         raise OllamakeError(
@@ -338,7 +340,7 @@ def _model(name: str, filled: Mapping[str, Any], dtype: str, keeps_merged: bool)
         quality=quality,
         bitsandbytes=bitsandbytes_of(filled, key, serves_adapter=serves_adapter, is_measured=quality.is_measured),
         rag=rag_of(filled, key, quantizations),
-        serving=serving_of(filled, key, adapters, keeps_merged),
+        serving=serving_of(filled, key, adapters, keep),
         compare=tuple(answers["compare"]),
         is_automatic=automatic,
         plans_num_ctx=plans_num_ctx,

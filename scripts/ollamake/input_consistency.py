@@ -12,6 +12,7 @@ from ollamake.adapter import Adapter
 from ollamake.adapter_base import config_of_named, named_base
 from ollamake.checkpoint import Checkpoint
 from ollamake.errors import OllamakeError
+from ollamake.hub_headers import HEADERS
 from ollamake.model_files import embedding_rows, tokenizer_owner, vocabulary
 from ollamake.tensor_names import EMBEDDING, ROUTER
 
@@ -161,6 +162,8 @@ def _names_of(base: Checkpoint) -> set[str]:
     names = [folder.name, str(base.config.get("_name_or_path") or "")]
     if folder.parent.name == "snapshots":
         names.append(folder.parent.parent.name.replace("--", "/"))
+    if (folder / HEADERS).is_file():  # fetched from the hub: .../ORG/NAME/TREE
+        names.append(folder.parent.name)
     return {_last(name) for name in names}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,16 +20,15 @@ class FoundBase:
     """A base model. ``place``: its folder, absolute, or its id on the hub where it is not here."""
 
     place: str
-    is_here: bool
     said: str
-    """Where it was found, or what to do where it was not."""
+    """Where it was found, or where it comes from."""
 
 
 def find_base(adapter: Path, given: str | None) -> FoundBase:
     """Return the base of an adapter: ``given`` (--base), else what adapter_config.json names.
 
     A name is looked for as a folder: below the adapter's folder and those above it, then from the working directory; and as
-    a hub id in the Hugging Face cache. Raises OllamakeError if it can be neither found nor planned by its hub id.
+    a hub id in the Hugging Face cache. Raises OllamakeError if it can neither be found nor be fetched by its hub id.
     """
     if given is not None:
         return _given(given)
@@ -39,7 +37,7 @@ def find_base(adapter: Path, given: str | None) -> FoundBase:
     looked = folders_named(name, [*_above(adapter), Path.cwd()])
     for folder in looked:
         if (folder / "config.json").is_file():
-            return FoundBase(str(folder), True, f"{said}: found in {folder}")
+            return FoundBase(str(folder), f"{said}: found in {folder}")
     if is_hub_id(name):
         return _on_hub(name, revision, said, f"neither here as a folder (looked from {adapter} and {Path.cwd()}) nor")
     where = f"{looked[0]} is not here" if len(looked) == 1 else f"it is not in {_some(looked)}"
@@ -56,7 +54,7 @@ def _given(given: str) -> FoundBase:
         return _on_hub(name, revision or None, f"--base is {given!r}", "neither here as a folder nor")
     source_files("base", str(folder), "--base")
     place = os.path.abspath(folder)  # noqa: PTH100, a link stays one
-    return FoundBase(place, True, f"{place}, as --base says")
+    return FoundBase(place, f"{place}, as --base says")
 
 
 def _named_base(adapter: Path) -> tuple[str, str | None]:
@@ -87,16 +85,13 @@ def _on_hub(name: str, revision: str | None, said: str, not_here: str) -> FoundB
         folder = snapshot_download(name, revision=revision, local_files_only=True)
         source_files("base", folder, "--base")
     except (LocalEntryNotFoundError, HFValidationError, OllamakeError):
-        # What is in the cache without its weights, or without all of them, cannot be built from.
-        of_revision = f" --revision {shlex.quote(revision)}" if revision else ""
+        # What is in the cache without its weights, or without all of them, is completed from the hub.
         return FoundBase(
             whole,
-            False,
-            f"{said}, which is {not_here} whole in the Hugging Face cache. Download it"
-            f" (`hf download {shlex.quote(name)}{of_revision}`), or give its folder as --base."
-            " What fits can be planned before: --plan.",
+            f"{said}, which is {not_here} whole in the Hugging Face cache: what is missing is fetched from the hub."
+            " If it is elsewhere on this machine, give its folder as --base.",
         )
-    return FoundBase(folder, True, f"{said}: found in the Hugging Face cache ({folder})")
+    return FoundBase(folder, f"{said}: found in the Hugging Face cache ({folder})")
 
 
 def _some(folders: list[Path]) -> str:

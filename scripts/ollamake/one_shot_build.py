@@ -94,7 +94,7 @@ def configuration_of(request: Request, file: ConfigurationFile | None, repositor
     content, key = configured(there, asked, folder)
     base = absolute(content["models"][key].get("base"), folder)
     if asked.base is None and base is not None and file is not None and file.unedited and not Path(base).is_dir():
-        # What was planned by its hub id may be here by now; of an edited file the workflow says what is not there.
+        # What was named by its hub id may be here by now; of an edited file the workflow says what is not there.
         content, key = configured(there, replace(asked, base=_base(request, adapter)), folder)
     if there is None:
         content |= built_programs(repository / "resources/llama.cpp" / VERSION)
@@ -105,8 +105,6 @@ def configuration_of(request: Request, file: ConfigurationFile | None, repositor
 
 def _base(request: Request, adapter: Path) -> str:
     found = find_base(adapter, request.base)
-    if not found.is_here and not request.plan:
-        raise OllamakeError(f"--lora-path: {found.said}")
     log.info("base: %s", found.said)
     return found.place
 

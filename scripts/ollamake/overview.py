@@ -76,6 +76,10 @@ class Build:
     def _inputs(self) -> Mapping[str, Record]:
         return {} if self.merge_report is None else self.merge_report["inputs"]
 
+    def called(self, folder: str) -> str:
+        """Return what people call a folder: of what was fetched from the hub the id and commit there."""
+        return str(self.inputs.get("hub", {}).get(folder, folder))
+
     @property
     def is_merged(self) -> bool:
         """Whether the adapters, if there are any, were merged into the weights."""
@@ -107,10 +111,10 @@ class Build:
 def summary(build: Build) -> str:
     """Return in one or two sentences what was built from what, and where it answers."""
     adapters = build.merge_plan["adapters"]
-    base = build.inputs["base"]
+    base = build.called(build.inputs["base"])
     how = "merged into it" if build.is_merged else "beside it, which is added while it runs"
     origin = (
-        f"{base} with {_listed([adapter_words(adapter) for adapter in adapters])} {how}"
+        f"{base} with {_listed([adapter_words(build, adapter) for adapter in adapters])} {how}"
         if adapters
         else f"{base} as it is, without an adapter"
     )
@@ -122,9 +126,9 @@ def summary(build: Build) -> str:
     return f"{build.model} ({size}) is {origin}. {made} is registered as {_listed(names)} in {_listed(places)}."
 
 
-def adapter_words(adapter: Record) -> str:
+def adapter_words(build: Build, adapter: Record) -> str:
     """Return an adapter in words: its folder, method, rank and alpha, and its weight where that is not 1."""
-    folder = adapter["path"].rpartition("/")[0] or adapter["path"]
+    folder = build.called(adapter["path"].rpartition("/")[0] or adapter["path"])
     weight = "" if adapter["weight"] == 1 else f", weight {adapter['weight']:g}"
     return f"the adapter {folder} ({method(adapter['config'])}{weight})"
 

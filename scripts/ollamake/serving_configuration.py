@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ollamake.errors import OllamakeError
+from ollamake.source_files import is_on_hub
 
 MERGED, NF4, INT8, ADAPTER = CHECKPOINTS = ("merged", "nf4", "int8", "adapter")
 """The merged weights in 16 bits, as bitsandbytes quantizes them to 4 or 8, and the base with the adapter beside it."""
@@ -29,8 +30,10 @@ class Adapter(Protocol):
     def weight(self) -> float: ...
 
 
-def serving_of(filled: Mapping[str, Any], key: str, adapters: Sequence[Adapter], keeps_merged: bool) -> Serving | None:
-    """Return `serving` of a model whose defaults are filled in, None where there is none.
+def serving_of(
+    filled: Mapping[str, Any], key: str, adapters: Sequence[Adapter], keep: Mapping[str, bool]
+) -> Serving | None:
+    """Return `serving` of a model whose defaults are filled in, None where there is none; ``keep``: the configuration's.
 
     Raises OllamakeError for a checkpoint that is not made or not kept.
     """
@@ -40,9 +43,9 @@ def serving_of(filled: Mapping[str, Any], key: str, adapters: Sequence[Adapter],
     bitsandbytes = (filled.get("bitsandbytes") or {}).get("types") or ()
     beside = filled["serve"] == "adapter" and bool(adapters)
     refused = {
-        **({MERGED: _not_merged(beside, keeps_merged)} if beside or not keeps_merged else {}),
+        **({MERGED: _not_merged(beside, keep["merged"])} if beside or not keep["merged"] else {}),
         **{kind: f"`bitsandbytes: {{types: [{kind}]}}` makes it" for kind in (NF4, INT8) if kind not in bitsandbytes},
-        **({ADAPTER: why} if (why := _not_one(adapters)) else {}),
+        **({ADAPTER: why} if (why := _not_one(adapters) or _not_kept(filled["base"], keep["downloads"])) else {}),
     }
     checkpoints = given["checkpoints"]
     if checkpoints is None:
@@ -61,6 +64,12 @@ def _not_merged(beside: bool, keeps_merged: bool) -> str:
     if beside:
         return "with `serve: adapter` nothing is merged; take adapter, or `serve: merged`"
     return "`keep.merged: false` removes the merged weights when the GGUF has been made; set it to true"
+
+
+def _not_kept(base: str, keeps_downloads: bool) -> str | None:
+    if keeps_downloads or not is_on_hub(base):
+        return None
+    return "`keep.downloads: false` removes the base's weights when they are used; set it to true"
 
 
 def _not_one(adapters: Sequence[Adapter]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,26 @@ MODEL_FILES = (
 """What may lie beside the weights and goes into a merged checkpoint; of an adapter folder only the tokenizer's part."""
 
 
+Config = str | Mapping[str, Any]
+"""A config.json or adapter_config.json: its path, or what is in it."""
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(@[\w./-]+)?", re.ASCII)
 
 
 def is_hub_id(base: str) -> bool:
     """Return whether a base may be an id on the Hugging Face hub, org/name or org/name@revision; a path may look the same."""
     return _HUB_ID.fullmatch(base) is not None and ".." not in base
+
+
+def is_on_hub(path: str) -> bool:
+    """Return whether what the configuration names as a base or an adapter is looked for on the Hugging Face hub.
+
+    It is if it can be an id there, and is no folder here. If only a folder of that organization's name is here, it is taken
+    for the path of something that is missing; with a revision (org/name@main) it is meant for the hub all the same.
+    """
+    if not is_hub_id(path) or Path(path).exists():
+        return False
+    return "@" in path or not Path(path).parent.is_dir()
 
 
 def source_files(kind: str, folder: str, key: str) -> tuple[list[str], list[str]]:
@@ -106,8 +121,11 @@ def _indexed_weights(folder: Path, index: Path, key: str) -> list[str]:
     return names
 
 
-def reads_across_shards(base_config: str, *adapter_configs: str) -> bool:
-    """Whether one shard's merge may need tensors of another: scales of float8 weights, or a bias of the same module."""
+def reads_across_shards(base_config: Config, *adapter_configs: Config) -> bool:
+    """Whether one shard's merge may need tensors of another: scales of float8 weights, or a bias of the same module.
+
+    A configuration is given as its file, or as what is in it.
+    """
     (base,) = _configs_if_there(base_config) or ({},)
     adapters = _configs_if_there(*adapter_configs)
     return bool(base.get("quantization_config")) or any(
@@ -115,21 +133,21 @@ def reads_across_shards(base_config: str, *adapter_configs: str) -> bool:
     )
 
 
-def merges_through_peft(*adapter_configs: str) -> bool:
+def merges_through_peft(*adapter_configs: Config) -> bool:
     """Whether the time of a merge goes into the arithmetic of peft's layers, rather than into reading and writing."""
     return any(not is_plain_lora(one) for one in _configs_if_there(*adapter_configs))
 
 
-def _configs_if_there(*files: str) -> list[dict[str, Any]]:
+def _configs_if_there(*configs: Config) -> list[Mapping[str, Any]]:
     """Return JSON objects; none if one of them is not there yet (the demo's) or is none.
 
     What is wrong with a file is said by the job that reads it.
     """
     try:
-        configs = [json.loads(Path(file).read_text(encoding="utf-8")) for file in files]
+        found = [json.loads(Path(one).read_text(encoding="utf-8")) if isinstance(one, str) else one for one in configs]
     except (OSError, ValueError):
         return []
-    return configs if all(isinstance(one, dict) for one in configs) else []
+    return found if all(isinstance(one, Mapping) for one in found) else []
 
 
 def adapter_weights(folder: Path, key: str) -> list[str]:
