@@ -15,7 +15,7 @@ from ollamake.configuration import read_configuration
 from ollamake.errors import OllamakeError
 from ollamake.llama_cpp_source import VERSION
 from ollamake.one_shot_base import find_base
-from ollamake.one_shot_configuration import Asked, absolute, built_programs, configured, differences
+from ollamake.one_shot_configuration import Asked, built_programs, configured, differences
 from ollamake.one_shot_file import ConfigurationFile, read_file, rendered
 from ollamake.one_shot_run import alone_in, run_dry, run_snakemake
 from ollamake.one_shot_spelling import quantizations_of
@@ -92,9 +92,10 @@ def configuration_of(request: Request, file: ConfigurationFile | None, repositor
     if there is None or request.base is not None:
         asked = replace(asked, base=_base(request, adapter))
     content, key = configured(there, asked, folder)
-    base = absolute(content["models"][key].get("base"), folder)
-    if asked.base is None and base is not None and file is not None and file.unedited and not Path(base).is_dir():
-        # What was named by its hub id may be here by now; of an edited file the workflow says what is not there.
+    base = content["models"][key].get("base")
+    moved = isinstance(base, str) and Path(base).is_absolute() and not Path(base).is_dir()
+    if asked.base is None and moved and file is not None and file.unedited:
+        # Its folder was moved; of an edited file the workflow says what is not there.
         content, key = configured(there, replace(asked, base=_base(request, adapter)), folder)
     if there is None:
         content |= built_programs(repository / "resources/llama.cpp" / VERSION)
