@@ -28,6 +28,7 @@ from ollamake.disk_peak import (
 from ollamake.errors import OllamakeError
 from ollamake.free_disk import free_bytes, same_filesystem
 from ollamake.free_memory import free_memory
+from ollamake.hub_room import bytes_to_fetch, with_downloads
 from ollamake.input_consistency import check_tokenizers, require_same_base, trained_routers, unfinished_training
 from ollamake.installed_ollama import installed_version
 from ollamake.job_needs import largest_job
@@ -62,7 +63,7 @@ def check_inputs(
     compared (types that are made, not registered), measured_unquantized (whether it is a base that is measured),
     serves_adapter (whether it is its base's GGUF with the adapter beside it, so that nothing is merged), checkpoints (nf4, int8:
     those of bitsandbytes), evaluated_context (tokens of a chunk, if these are measured), rag (file and keys, as rag_check has
-    them), served_beside (whether vLLM is to serve the adapter beside its base), shapes (the folder of shapes that come with
+    them), hub (what of it is on the Hugging Face hub: commits of its folders, weights by path, keeps_downloads), served_beside (whether vLLM is to serve the adapter beside its base), shapes (the folder of shapes that come with
     ollamake).
 
     ``now`` (all of it optional): chosen (types that "auto" means by the plan that is there; none without one),
@@ -110,6 +111,11 @@ def check_inputs(
         checkpoints = bitsandbytes_jobs(plan, spec.get("checkpoints", ()), spec.get("evaluated_context"))
         jobs = [largest_job(plan, [*quantizations, *compared]), *checkpoints]
         job, needs = max(jobs, key=lambda one: one[1].mem_mb)
+    hub = spec.get("hub")
+    to_fetch = bytes_to_fetch(hub["weights"]) if hub else 0
+    if hub:
+        peak = with_downloads(peak, to_fetch, keeps=hub["keeps_downloads"])
+        log.info("%.2f GB of weights are downloaded from the hub", to_fetch / 1e9)
     if spec.get("served_beside") and not spec["made_here"]:
         require_served_by_vllm(name, plan, Path(spec["base"]), Path(spec["adapters"][0]["path"]))
     others = [
@@ -143,6 +149,7 @@ def check_inputs(
         "disk_allowed_gb": _gb(allowed),
         "largest_job": None if needs is None else {"job": job, "memory_gb": _gb(needs.mem_mb * 1e6)},
         "memory_free_gb": None if memory is None else _gb(memory.free),
+        **({"hub": hub["commits"], "downloaded_gb": _gb(to_fetch)} if hub else {}),
         "warnings": warnings,
     }
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from ollamake.adapter import Adapter
 from ollamake.adapter_base import config_of_named, named_base
+from ollamake.awaited_shards import HEADERS
 from ollamake.checkpoint import Checkpoint
 from ollamake.errors import OllamakeError
-from ollamake.hub_headers import HEADERS
 from ollamake.model_files import embedding_rows, tokenizer_owner, vocabulary
 from ollamake.tensor_names import EMBEDDING, ROUTER
 
