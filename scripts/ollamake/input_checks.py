@@ -63,8 +63,8 @@ def check_inputs(
     compared (types that are made, not registered), measured_unquantized (whether it is a base that is measured),
     serves_adapter (whether it is its base's GGUF with the adapter beside it, so that nothing is merged), checkpoints (nf4, int8:
     those of bitsandbytes), evaluated_context (tokens of a chunk, if these are measured), rag (file and keys, as rag_check has
-    them), hub (what of it is on the Hugging Face hub: commits of its folders, weights by path, keeps_downloads), served_beside (whether vLLM is to serve the adapter beside its base), shapes (the folder of shapes that come with
-    ollamake).
+    them), hub (what is on the Hugging Face hub: commits of its folders, weights by path, keeps_downloads), served_beside
+    (whether vLLM is to serve the adapter beside its base), shapes (the folder of shapes that come with ollamake).
 
     ``now`` (all of it optional): chosen (types that "auto" means by the plan that is there; none without one),
     builds_llama_cpp (whether programs of it are still to be built; true if not said), others (the other models of the
