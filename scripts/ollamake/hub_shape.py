@@ -19,7 +19,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from ollamake.configuration_faults import nearest
 from ollamake.errors import OllamakeError
-from ollamake.hub_requests import PUBLIC_HUB, HubRepository, HubUnreachable, Patience
+from ollamake.hub_faults import PUBLIC_HUB, HubUnreachable
+from ollamake.hub_requests import HubRepository, Patience
 from ollamake.progress import progress_bar
 from ollamake.safetensors_header import BITS, MAX_HEADER, read_header, tensor_bytes
 from ollamake.shape import MAX_TENSORS, Shape, cached_names, shipped_names
