@@ -8,7 +8,6 @@ Address and token are those of huggingface_hub: HF_ENDPOINT, and HF_TOKEN or `hf
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 
 from ollamake.errors import run
@@ -27,8 +26,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    # It reports every request at INFO, with addresses that are signed for this user.
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
     write_shape(args.output, fetch_shape(args.model, shipped=args.shipped, cached=args.cached))
 
 

@@ -20,8 +20,9 @@ def run(main: Callable[[], None]) -> None:
     Any other exception keeps its traceback: it is a defect of ours and belongs in the log.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    # httpx reports every request at INFO; what was asked of the server is ours to say.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # They report every request at INFO, with addresses that may be signed for this user; what was asked is ours to say.
+    for library in ("httpx", "httpx2"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         main()
     except OllamakeError as error:

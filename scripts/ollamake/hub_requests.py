@@ -10,32 +10,40 @@ from __future__ import annotations
 import json
 import logging
 import re
-import ssl
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Any
-from urllib.parse import quote, urlsplit
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
 
 import httpx2
 from huggingface_hub import constants, get_session, get_token, hf_hub_url
 from huggingface_hub.errors import OfflineModeIsEnabled
-from huggingface_hub.utils import parse_ratelimit_headers
 
 from ollamake.errors import OllamakeError
+from ollamake.hub_content import Content
+from ollamake.hub_faults import (
+    PUBLIC_HUB,
+    HubUnreachable,
+    PassingFault,
+    certificate_fault,
+    host_of,
+    not_a_hub,
+    refusal,
+    unreachable,
+    without_token,
+)
 
 log = logging.getLogger("ollamake")
 
-PUBLIC_HUB = "https://huggingface.co"
 MOST_IN_TOTAL = 300_000_000
 """Bytes of all answers together: twenty times the headers and the index of DeepSeek-V3 (91,991 tensors)."""
 
 _MOST_OF_INFO = 20_000_000
 """Bytes of the list of a repository's files."""
-_PASSING = frozenset({408, 429, 500, 502, 503, 504})
-"""Statuses after which the same request may be answered; the list is huggingface_hub's (http_backoff)."""
+_Answer = TypeVar("_Answer")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _TIMEOUTS_OF_AN_ANSWER = 30
 """An answer that trickles for so many timeouts is given up."""
@@ -54,16 +62,30 @@ class Patience:
     """What a server may ask for (Retry-After); where it asks for more, the user is told so at once."""
 
 
-class HubUnreachable(OllamakeError):
-    """No answer that can be used, for a reason that may pass; the message is that reason."""
+@dataclass(frozen=True)
+class RepositoryState:
+    """A repository at one commit."""
+
+    commit: str
+    modified: str
+    """Date of the commit, YYYY-MM-DD; "" where the hub does not say."""
+    contents: dict[str, Content | None]
+    """File -> what it holds; None where the hub does not say it whole."""
 
 
-class _Passing(Exception):
-    """A fault of one request, worth another try after ``pause`` seconds (None: as long as after any other fault)."""
+class Sink(Protocol):
+    """Takes the bytes of one file in their order."""
 
-    def __init__(self, reason: str, pause: float | None = None) -> None:
-        super().__init__(reason)
-        self.pause = pause
+    size: int
+    """Bytes of the whole file."""
+    position: int
+    """Bytes that are there."""
+
+    def take(self, piece: bytes) -> None:
+        """Take the bytes that follow."""
+
+    def restart(self) -> None:
+        """Forget all of them."""
 
 
 class HubRepository:
@@ -98,15 +120,30 @@ class HubRepository:
         url = (
             f"{self._endpoint}/api/models/{self.repo_id}/revision/{quote(revision, safe='')}?expand=sha&expand=siblings"
         )
+        commit, files, _ = self._info(url, revision)
+        return commit, frozenset(file["rfilename"] for file in files)
+
+    def state(self, revision: str) -> RepositoryState:
+        """Return the commit that a branch, tag or commit stands for, and sizes and digests of its files."""
+        # As HfApi.model_info asks with files_metadata=True. Files in Xet have `lfs` as well.
+        url = f"{self._endpoint}/api/models/{self.repo_id}/revision/{quote(revision, safe='')}?blobs=true"
+        commit, files, info = self._info(url, revision)
+        modified = str(info.get("lastModified") or "")[:10]
+        return RepositoryState(commit, modified, {file["rfilename"]: _content(file) for file in files})
+
+    def _info(self, url: str, revision: str) -> tuple[str, list[dict[str, Any]], dict[str, Any]]:
+        """Return commit, files and all of what the hub says about a repository."""
         content, _ = self._get(url, _MOST_OF_INFO, f"revision {revision!r}")
         try:
             info: dict[str, Any] = json.loads(content)
-            commit, files = info["sha"], frozenset(file["rfilename"] for file in info["siblings"])
+            commit, files = info["sha"], info["siblings"]
             if not re.fullmatch(r"[0-9a-f]{40}", commit):
                 raise ValueError(f"{commit!r} is not a commit")
+            if not all(isinstance(file["rfilename"], str) for file in files):
+                raise ValueError("files have no names")
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise self._not_a_hub("its answer about the model has no commit and list of files") from error
-        return commit, files
+            raise not_a_hub(self._endpoint, "its answer about the model has no commit and list of files") from error
+        return commit, files, info
 
     def file(self, name: str, commit: str, most: int) -> bytes:
         """Return a whole file, of at most ``most`` bytes."""
@@ -116,15 +153,36 @@ class HubRepository:
         """Return ``size`` bytes of a file from ``begin`` on, fewer where it ends, and the bytes of the whole file."""
         return self._get(self._url(name, commit), size, name, begin)
 
+    def stream(self, name: str, commit: str, sink: Sink) -> None:
+        """Pass the bytes of a file that ``sink`` does not have yet on to it, however often the connection is cut.
+
+        Tries count from the last progress. Raises OllamakeError also where the file has another size than ``sink``
+        expects. What ``sink`` raises is passed on.
+        """
+        url = self._url(name, commit)
+        furthest = sink.position
+
+        def progress() -> int:
+            nonlocal furthest
+            furthest = max(furthest, sink.position)
+            return furthest
+
+        self._persist(url, lambda: self._follow(url, name, sink), progress)
+
     def _url(self, name: str, commit: str) -> str:
         return hf_hub_url(self.repo_id, name, revision=commit, endpoint=self._endpoint)
 
     def _get(self, url: str, most: int, what: str, begin: int | None = None) -> tuple[bytes, int]:
         """Return a body and the size of the file that it is (a part) of; try again what may pass."""
-        pause = self._patience.first_pause
-        for tries_left in reversed(range(self._patience.tries)):
+        return self._persist(url, lambda: self._read(url, most, what, begin))
+
+    def _persist(self, url: str, read: Callable[[], _Answer], progress: Callable[[], int] = lambda: 0) -> _Answer:
+        """Return what ``read`` does; try again what may pass, and count tries anew once there is more ``progress``."""
+        before = progress()
+        tries_left, pause = self._patience.tries, self._patience.first_pause
+        while True:
             try:
-                return self._read(url, most, what, begin)
+                return read()
             except OfflineModeIsEnabled as error:
                 raise HubUnreachable("offline: HF_HUB_OFFLINE is set, so the hub is not asked") from error
             except (httpx2.LocalProtocolError, UnicodeEncodeError):
@@ -134,37 +192,82 @@ class HubRepository:
                     f" {PUBLIC_HUB}/settings/tokens shows it, or log in again with `hf auth login`."
                 ) from None
             except (httpx2.UnsupportedProtocol, httpx2.InvalidURL, httpx2.TooManyRedirects) as error:
-                raise self._not_a_hub(self._said(error)) from error
+                raise not_a_hub(self._endpoint, without_token(error, self._token)) from error
             except httpx2.TransportError as error:
-                fault, wait = HubUnreachable(self._unreachable(error, url)), pause
+                fault, asked = HubUnreachable(unreachable(error, url, self._patience.timeout, self._token)), None
                 fault.__cause__ = error
-                if _certificate_fault(error):
+                if certificate_fault(error):
                     raise fault from error
-            except _Passing as error:
-                fault, wait = HubUnreachable(str(error)), pause if error.pause is None else error.pause
+            except PassingFault as error:
+                fault, asked = HubUnreachable(str(error)), error.pause
                 fault.__cause__ = error
+            if progress() > before:
+                before = progress()
+                tries_left, pause = self._patience.tries, self._patience.first_pause
+            tries_left -= 1
+            wait = pause if asked is None else asked
             if not tries_left or wait > self._patience.longest_pause:
-                break
+                raise fault
             log.info("%s; trying again in %.0f s", fault, wait)
             if self._closed.wait(wait):
-                break
+                raise fault
             pause *= 2
-        raise fault
 
-    def _read(self, url: str, most: int, what: str, begin: int | None) -> tuple[bytes, int]:
+    @contextmanager
+    def _response(self, url: str, what: str, part: str | None) -> Iterator[httpx2.Response]:
+        """Yield an answer whose body is not read yet: the whole file, or the ``part`` that Range asks for."""
         # Whoever compresses a part of a file cannot be read, and the size of the rest would not be known.
         headers = {"user-agent": "ollamake", "accept-encoding": "identity"}
         if self._token:
             # The session drops it where a redirect leads to another host (httpx2's Client._redirect_headers).
             headers["authorization"] = f"Bearer {self._token}"
-        if begin is not None:
-            headers["range"] = f"bytes={begin}-{begin + most - 1}"
-        end_at = time.monotonic() + _TIMEOUTS_OF_AN_ANSWER * self._patience.timeout
+        if part is not None:
+            headers["range"] = f"bytes={part}"
         with _session().stream("GET", url, headers=headers, timeout=self._patience.timeout) as response:
             if response.status_code not in (200, 206):
-                raise self._refusal(response, what)
+                raise refusal(response, self.repo_id, what, bool(self._token))
             if response.headers.get("content-encoding", "identity") != "identity":
-                raise OllamakeError(f"{_host(response)} compresses {what}, though asked not to. Ask its operator.")
+                raise OllamakeError(f"{host_of(response)} compresses {what}, though asked not to. Ask its operator.")
+            yield response
+
+    def _follow(self, url: str, what: str, sink: Sink) -> None:
+        """Let ``sink`` take what it lacks, in one answer."""
+        if sink.position == sink.size:
+            return
+        with self._response(url, what, f"{sink.position}-" if sink.position else None) as response:
+            host = host_of(response)
+            if response.status_code == 200 and sink.position:
+                log.info("%s ignores which part of %s is asked for; it is read from the beginning", host, what)
+                sink.restart()
+            self._require_rest(response, what, sink)
+            for piece in response.iter_raw():
+                if sink.position + len(piece) > sink.size:
+                    raise self._resized(response, what, f"more than the {sink.size}", sink.size)
+                sink.take(piece)
+        if sink.position < sink.size:
+            raise PassingFault(f"{host} sent {sink.position} of {sink.size} bytes of {what}")
+
+    def _require_rest(self, response: httpx2.Response, what: str, sink: Sink) -> None:
+        """Refuse an answer that is not the rest of the file, before a byte of it is read."""
+        if response.status_code == 200:
+            length = response.headers.get("content-length", "")
+            if length.isdecimal() and int(length) < sink.size:
+                raise PassingFault(f"{host_of(response)} has {length} of {sink.size} bytes of {what} to send")
+            if length.isdecimal() and int(length) > sink.size:
+                raise self._resized(response, what, length, sink.size)
+            return
+        said = response.headers.get("content-range", "none")
+        found = _CONTENT_RANGE.fullmatch(said.strip())
+        first, _, total = map(int, found.groups()) if found else (-1, -1, -1)
+        if first != sink.position:
+            raise self._another_part(response, what, f"bytes {sink.position} and what follows them")
+        if total != sink.size:
+            raise self._resized(response, what, str(total), sink.size)
+
+    def _read(self, url: str, most: int, what: str, begin: int | None) -> tuple[bytes, int]:
+        part = None if begin is None else f"{begin}-{begin + most - 1}"
+        end_at = time.monotonic() + _TIMEOUTS_OF_AN_ANSWER * self._patience.timeout
+        with self._response(url, what, part) as response:
             expected, total = self._announced(response, most, what, begin)
             content = bytearray()
             for piece in response.iter_raw():
@@ -173,9 +276,9 @@ class HubRepository:
                 if len(content) > most:
                     raise self._too_long(response, what, most)
                 if time.monotonic() > end_at:
-                    raise _Passing(f"{_host(response)} sends {what} too slowly ({len(content)} bytes so far)")
+                    raise PassingFault(f"{host_of(response)} sends {what} too slowly ({len(content)} bytes so far)")
         if expected is not None and len(content) != expected:
-            raise _Passing(f"{_host(response)} sent {len(content)} of {expected} bytes of {what}")
+            raise PassingFault(f"{host_of(response)} sent {len(content)} of {expected} bytes of {what}")
         return bytes(content), len(content) if total is None else total
 
     def _announced(
@@ -191,7 +294,7 @@ class HubRepository:
         if response.status_code == 200:
             if begin or size is None or size > most:
                 raise OllamakeError(
-                    f"{_host(response)} ignores which part of {what} is asked for and sends all of it"
+                    f"{host_of(response)} ignores which part of {what} is asked for and sends all of it"
                     f" ({length or 'unknown'} bytes), so headers cannot be read without weights. Nothing was read. Where"
                     f" HF_ENDPOINT or a proxy stands between this machine and {PUBLIC_HUB}, it must pass on Range."
                 )
@@ -199,10 +302,7 @@ class HubRepository:
         found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", "").strip())
         first, last, total = map(int, found.groups()) if found else (-1, -1, -1)
         if first != begin or last >= total or last - first >= most:
-            raise OllamakeError(
-                f"{_host(response)} answers with another part of {what} than bytes {begin} to {begin + most - 1}"
-                f" (Content-Range: {response.headers.get('content-range', 'none')!r}). Ask its operator."
-            )
+            raise self._another_part(response, what, f"bytes {begin} to {begin + most - 1}")
         return min(most, total - begin), total
 
     def _count(self, size: int) -> None:
@@ -214,83 +314,21 @@ class HubRepository:
                     " Download the model and give its folder as `base`."
                 )
 
-    def _refusal(self, response: httpx2.Response, what: str) -> Exception:
-        """Return the error that a status stands for. Which headers tell: huggingface_hub's hf_raise_for_status."""
-        status, host = response.status_code, _host(response)
-        code, said = response.headers.get("x-error-code"), response.headers.get("x-error-message")
-        if status in _PASSING:
-            pause = _pause_asked_for(response)
-            if status == 429:
-                wait = "" if pause is None else f" and asks to wait {pause:.0f} s"
-                more = "" if self._token else " With HF_TOKEN set the hub allows more."
-                return _Passing(f"{host} had too many requests from here (status 429){wait}.{more}".strip("."), pause)
-            return _Passing(f"{host} fails (status {status})", pause)
-        token = "the token that is set (HF_TOKEN, or `hf auth login`)"
-        if code == "GatedRepo":
-            return OllamakeError(
-                f"{self.repo_id} is gated: its files are only for those who accept its conditions. Accept them at"
-                f" {self.page}, then "
-                + (
-                    f"use a token of the same account; {token} has no access. A fine-grained token needs `Read access to"
-                    " contents of all public gated repos you can access`."
-                    if self._token
-                    else f"set HF_TOKEN to a token of that account ({PUBLIC_HUB}/settings/tokens)."
-                )
-            )
-        if code == "RevisionNotFound":
-            return OllamakeError(
-                f"{self.repo_id} has no {what}. Give a branch, tag or commit of {self.page}/commits as org/name@revision."
-            )
-        if code == "EntryNotFound":
-            return OllamakeError(f"{self.repo_id} lists {what}, but {host} does not have it. Try again later.")
-        if said == "Invalid credentials in Authorization header":
-            return OllamakeError(
-                f"{host} does not know {token}. Take a valid one from {PUBLIC_HUB}/settings/tokens, or unset HF_TOKEN."
-            )
-        if code == "RepoNotFound" or status in (401, 404):
-            return OllamakeError(
-                f"There is no folder {self.repo_id!r} here, and no model of that name at {host}, or it is private. Check the"
-                " spelling (upper and lower case count); "
-                + (
-                    f"if it is private, {token} may not read it."
-                    if self._token
-                    else f"if it is private, set HF_TOKEN to a token that may read it ({PUBLIC_HUB}/settings/tokens)."
-                )
-            )
-        if status == 416:
-            return OllamakeError(f"{self.repo_id}: {what} is damaged on the hub: it ends before its header does.")
-        return OllamakeError(f"{host} refuses {what} of {self.repo_id} (status {status}). See {self.page}.")
-
-    def _unreachable(self, error: httpx2.TransportError, url: str) -> str:
-        try:
-            host = error.request.url.netloc.decode("ascii").rpartition("@")[2]
-        except RuntimeError:
-            host = urlsplit(url).netloc.rpartition("@")[2]
-        if fault := _certificate_fault(error):
-            return (
-                f"the certificate of {host} is not accepted ({fault}). Behind a proxy that looks into TLS set SSL_CERT_FILE"
-                " to a file with its certificate; else check the clock of this machine"
-            )
-        if isinstance(error, httpx2.TimeoutException):
-            return f"no answer from {host} within {self._patience.timeout:g} s (HF_HUB_DOWNLOAD_TIMEOUT)"
-        if isinstance(error, httpx2.ConnectError):
-            return f"offline: {host} cannot be reached ({self._said(error)})"
-        return f"the connection to {host} broke off ({self._said(error)})"
-
-    def _said(self, error: Exception) -> str:
-        text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        return text.replace(self._token, "(token)") if self._token else text
-
-    def _not_a_hub(self, why: str) -> OllamakeError:
-        host = urlsplit(self._endpoint).netloc.rpartition("@")[2] or "HF_ENDPOINT"
+    def _another_part(self, response: httpx2.Response, what: str, asked: str) -> OllamakeError:
         return OllamakeError(
-            f"{host} does not answer as the Hugging Face hub does: {why}. Check HF_ENDPOINT (usually unset), and whether"
-            " a login page of the network answers in its place."
+            f"{host_of(response)} answers with another part of {what} than {asked}"
+            f" (Content-Range: {response.headers.get('content-range', 'none')!r}). Ask its operator."
+        )
+
+    def _resized(self, response: httpx2.Response, what: str, found: str, expected: int) -> OllamakeError:
+        return OllamakeError(
+            f"{self.repo_id}: {what} should have {expected} bytes, {host_of(response)} sends {found}. Where HF_ENDPOINT or a"
+            f" proxy stands between this machine and {PUBLIC_HUB}, it changes files."
         )
 
     def _too_long(self, response: httpx2.Response, what: str, most: int) -> OllamakeError:
         return OllamakeError(
-            f"{_host(response)} sends more than the {most} bytes that {what} of {self.repo_id} may have; the rest was not"
+            f"{host_of(response)} sends more than the {most} bytes that {what} of {self.repo_id} may have; the rest was not"
             " read. Download the model and give its folder as `base`."
         )
 
@@ -309,29 +347,12 @@ def _session() -> httpx2.Client:
         ) from error
 
 
-def _host(response: httpx2.Response) -> str:
-    return response.url.netloc.decode("ascii").rpartition("@")[2]
-
-
-def _pause_asked_for(response: httpx2.Response) -> float | None:
-    """Return the seconds after which a server wants to be asked again, None where it does not say."""
-    limit = parse_ratelimit_headers(response.headers)
-    if response.status_code == 429 and limit is not None and limit.remaining == 0:
-        return float(limit.reset_in_seconds)
-    value = response.headers.get("retry-after", "").strip()
-    if value.isdecimal():
-        return float(value)
+def _content(file: dict[str, Any]) -> Content | None:
+    """Return what the hub's list says about a file's content."""
+    lfs = file.get("lfs")
     try:
-        date = parsedate_to_datetime(value)
-    except ValueError:
+        if lfs:
+            return Content(lfs["size"], "sha256", lfs["sha256"])
+        return Content(file["size"], "git_sha1", file["blobId"])
+    except (ValueError, TypeError, KeyError):
         return None
-    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
-
-
-def _certificate_fault(error: BaseException | None) -> str | None:
-    """Return what is wrong with a certificate where that is behind an error."""
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return error.verify_message
-        error = error.__cause__ or error.__context__
-    return None

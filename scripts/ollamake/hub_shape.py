@@ -8,32 +8,26 @@ from __future__ import annotations
 
 import json
 import logging
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HFValidationError, RevisionResolutionError
 from huggingface_hub.utils import validate_repo_id
 
 from ollamake.configuration_faults import nearest
 from ollamake.errors import OllamakeError
-from ollamake.hub_requests import PUBLIC_HUB, HubRepository, HubUnreachable, Patience
-from ollamake.progress import progress_bar
-from ollamake.safetensors_header import BITS, MAX_HEADER, read_header, tensor_bytes
+from ollamake.hub_cache import cached_file
+from ollamake.hub_faults import PUBLIC_HUB, HubUnreachable
+from ollamake.hub_files import CONFIG, INDEX, MOST_OF_INDEX, SINGLE, require_base, shards_of
+from ollamake.hub_headers import for_each_shard, header_on_hub
+from ollamake.hub_requests import HubRepository, Patience
+from ollamake.safetensors_header import BITS, read_header, tensor_bytes
 from ollamake.shape import MAX_TENSORS, Shape, cached_names, shipped_names
-from ollamake.source_files import BASE_INDEXES, BASE_SINGLES, is_hub_id
+from ollamake.source_files import is_hub_id
 
 log = logging.getLogger("ollamake")
 
-_CONFIG, _INDEX, _SINGLE = "config.json", BASE_INDEXES[0], BASE_SINGLES[0]
-_MOST_OF_CONFIG = 10_000_000
-_MOST_OF_INDEX = 100_000_000
-_MOST_SHARDS = 2_000
-"""Ten times what DeepSeek-V3 has."""
-_THREADS = 8
-_SHARDS_WITHOUT_PROGRESS = 10
 
 _Tensor = tuple[str, str, tuple[int, ...]]
 
@@ -74,7 +68,7 @@ def fetch_shape(
     hub = HubRepository(repo_id, endpoint=endpoint, patience=patience)
     try:
         commit, files = hub.commit_and_files(revision)
-        _require_weights(repo_id, commit, files)
+        require_base(repo_id, commit, files)
         shape = _Snapshot(repo_id, commit, hub, files).shape()
         log.info("%s: %.0f kB read for %d tensors", repo_id, hub.received / 1000, len(shape.tensors))
     except HubUnreachable as error:
@@ -102,11 +96,11 @@ class _Snapshot:
 
     def shape(self) -> Shape:
         """Return the shape; ``_NotCached`` without a hub if a file is missing."""
-        config = self._object(_CONFIG, _MOST_OF_CONFIG)
-        weight_map = self._weight_map() if self._has(_INDEX) else None
-        shards = sorted(set(weight_map.values())) if weight_map is not None else [_SINGLE]
+        config = self._object(CONFIG, MOST_OF_CONFIG)
+        weight_map = self._weight_map() if self._has(INDEX) else None
+        shards = sorted(set(weight_map.values())) if weight_map is not None else [SINGLE]
         found: dict[str, tuple[str, _Tensor]] = {}
-        for shard, tensors in self._headers(shards).items():
+        for shard, tensors in for_each_shard(self._hub, shards, self._tensors).items():
             for tensor in tensors:
                 if tensor[0] in found:
                     raise self._damaged(f"tensor {tensor[0]!r} stands in {found[tensor[0]][0]} and in {shard}")
@@ -119,8 +113,7 @@ class _Snapshot:
         return Shape(self._repo_id, source, config, tuple(sorted(tensor for _, tensor in found.values())), None)
 
     def _cached(self, name: str) -> Path | None:
-        path = try_to_load_from_cache(self._repo_id, name, revision=self._commit, cache_dir=constants.HF_HUB_CACHE)
-        return Path(path) if isinstance(path, str) else None
+        return cached_file(self._repo_id, name, self._commit)
 
     def _has(self, name: str) -> bool:
         return name in self._files or self._cached(name) is not None
@@ -145,41 +138,12 @@ class _Snapshot:
 
     def _weight_map(self) -> dict[str, str]:
         """Return tensor -> shard, as the index has it."""
-        weight_map = self._object(_INDEX, _MOST_OF_INDEX).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise self._damaged(f"{_INDEX} has no `weight_map`")
-        shards = list(dict.fromkeys(map(str, weight_map.values())))
-        outside = [name for name in shards if Path(name).name != name or "\\" in name or not name.isprintable()]
-        if outside:
-            raise self._damaged(
-                f"{_INDEX} names files outside the repository's top folder ({outside[:3]}); none is read"
-            )
-        if other := [name for name in shards if not name.endswith(".safetensors")]:
-            raise self._damaged(f"{_INDEX} names files that are no .safetensors ({other[:3]})")
-        if self._hub and (missing := [name for name in shards if name not in self._files]):
-            raise self._damaged(f"{_INDEX} names {len(missing)} files that are not there ({', '.join(missing[:3])})")
-        if len(shards) > _MOST_SHARDS:
-            raise self._damaged(f"{_INDEX} names {len(shards)} files, more than {_MOST_SHARDS}")
-        return weight_map
-
-    def _headers(self, shards: list[str]) -> dict[str, list[_Tensor]]:
-        found: dict[str, list[_Tensor]] = {}
-        shown = len(shards) > _SHARDS_WITHOUT_PROGRESS
-        pool = ThreadPoolExecutor(_THREADS)
+        weight_map: dict[str, str] = self._object(INDEX, MOST_OF_INDEX).get("weight_map")
         try:
-            asked = {pool.submit(self._tensors, shard): shard for shard in shards}
-            bar = progress_bar(len(shards), f"headers of {self._repo_id}", unit=" shards") if shown else None
-            with bar or nullcontext():
-                for done in as_completed(asked):
-                    found[asked[done]] = done.result()
-                    if bar is not None:
-                        bar.update()
-        finally:
-            # After an error nobody needs the rest.
-            if self._hub and len(found) < len(shards):
-                self._hub.close()
-            pool.shutdown(cancel_futures=True)
-        return {shard: found[shard] for shard in shards}
+            shards_of(weight_map, self._files if self._hub else None)
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
+        return weight_map
 
     def _tensors(self, shard: str) -> list[_Tensor]:
         """Return the tensors in a shard's header."""
@@ -188,14 +152,10 @@ class _Snapshot:
             return [(tensor.name, tensor.dtype, tensor.shape) for tensor in read_header(path).tensors]
         if self._hub is None:
             raise _NotCached(shard)
-        length_bytes, size = self._hub.part(shard, self._commit, 0, 8)
-        length = int.from_bytes(length_bytes, "little")
-        if len(length_bytes) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
-            raise self._damaged(
-                f"{shard} is no safetensors file: by its first bytes the header has {length} bytes, the file has {size}, and"
-                f" a header may have {MAX_HEADER // 1_000_000} MB"
-            )
-        content, again = self._hub.part(shard, self._commit, 8, length)
+        try:
+            size, content = header_on_hub(self._hub, self._commit, shard)
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
         try:
             table = json.loads(content)
             if not isinstance(table, dict):
@@ -207,8 +167,8 @@ class _Snapshot:
                 data += tensor_bytes(*tensors[-1][1:])
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise self._damaged(f"the header of {shard} is not one ({error})") from error
-        if not size == again == 8 + length + data:
-            raise self._damaged(f"{shard} has {size} bytes, its header describes {8 + length + data}")
+        if size != 8 + len(content) + data:
+            raise self._damaged(f"{shard} has {size} bytes, its header describes {8 + len(content) + data}")
         return tensors
 
     def _compare(self, weight_map: dict[str, str], found: dict[str, str]) -> None:
@@ -216,7 +176,7 @@ class _Snapshot:
         if differing:
             name = differing[0]
             raise self._damaged(
-                f"{_INDEX} and the shards disagree on {len(differing)} tensors; the index has {name!r} in"
+                f"{INDEX} and the shards disagree on {len(differing)} tensors; the index has {name!r} in"
                 f" {weight_map.get(name, 'no shard')}, found in {found.get(name, 'no shard')}"
             )
 
@@ -236,34 +196,6 @@ def _entry(name: str, value: dict[str, Any]) -> _Tensor:
     if end - begin != tensor_bytes(dtype, shape):
         raise ValueError(f"tensor {name!r}: {dtype} {list(shape)} does not fit its {end - begin} bytes")
     return name, dtype, shape
-
-
-def _require_weights(repo_id: str, commit: str, files: frozenset[str]) -> None:
-    """Refuse a repository without config.json or safetensors, by what it has instead."""
-    if _CONFIG in files and (_INDEX in files or _SINGLE in files):
-        return
-    others = {
-        suffix: sorted(file for file in files if file.endswith(suffix)) for suffix in (".gguf", ".bin", ".safetensors")
-    }
-    if "adapter_config.json" in files:
-        what = "is an adapter. Give the model that it was trained on; its page names it"
-    elif others[".gguf"]:
-        what = f"has GGUF files ({others['.gguf'][0]}). Give the model that they were made from; its page names it"
-    elif _CONFIG not in files:
-        what = f"has no {_CONFIG}. Expected a model as transformers' save_pretrained() writes it"
-    elif others[".safetensors"]:
-        what = (
-            f"has neither {_INDEX} nor {_SINGLE}, but {', '.join(others['.safetensors'][:3])}. Expected a model as"
-            " transformers' save_pretrained() writes it"
-        )
-    elif others[".bin"]:
-        what = (
-            f"has its weights as .bin only ({others['.bin'][0]}), whose tensors are not listed at the beginning of the file."
-            " Give a revision or another repository with .safetensors, or download it and give the folder as `base`"
-        )
-    else:
-        what = "has no weights (.safetensors)"
-    raise OllamakeError(f"{repo_id} {what}. See {PUBLIC_HUB}/{repo_id}/tree/{commit}.")
 
 
 def _offline_message(reference: str, reason: str, shipped: Path, cached: Path) -> str:

@@ -25,8 +25,8 @@ class _LineByLine:
         self._stream.flush()
 
 
-def progress_bar(total: int, description: str, *, unit: str = "B") -> tqdm[Any]:
-    """Return a progress bar over ``total`` units to be used as a context manager.
+def progress_bar(total: int, description: str, *, unit: str = "B", initial: int = 0) -> tqdm[Any]:
+    """Return a progress bar over ``total`` units, ``initial`` of which are done, to be used as a context manager.
 
     Bytes are shown in powers of 1000. Off a terminal a line is written every ten seconds, so that a log of an hour
     has some hundred lines and a job of seconds has one.
@@ -34,6 +34,7 @@ def progress_bar(total: int, description: str, *, unit: str = "B") -> tqdm[Any]:
     on_terminal = sys.stderr.isatty()
     return tqdm(
         total=total,
+        initial=initial,
         desc=description,
         unit=unit,
         unit_scale=unit == "B",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ollamake.awaited_shards import awaited_header
 from ollamake.errors import OllamakeError
 
 MAX_HEADER = 100_000_000
@@ -55,18 +56,35 @@ def tensor_bytes(dtype: str, shape: tuple[int, ...] | list[int]) -> int:
 
 
 def read_header(path: Path) -> SafetensorsHeader:
-    """Read and check a header. Raises OllamakeError naming the file for whatever is wrong with it."""
+    """Read and check a header. Raises OllamakeError naming the file for whatever is wrong with it.
+
+    Of a file that is still to come the header is read that headers.json beside it has.
+    """
+    return parse_header(path, *read_raw_header(path))
+
+
+def read_raw_header(path: Path) -> tuple[int, bytes]:
+    """Return the bytes of a file and its header's JSON. Raises OllamakeError naming the file."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(MAX_HEADER, size - 8):
                 raise _damaged(path, f"its header should have {length} bytes, the file has {size}")
-            raw = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_without_duplicates)
+            return size, file.read(length)
+    except OSError as error:
+        awaited = awaited_header(path) if isinstance(error, FileNotFoundError) else None
+        if awaited is not None:
+            return awaited
+        raise OllamakeError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def parse_header(path: Path, size: int, content: bytes) -> SafetensorsHeader:
+    """Check a header's JSON and what it says about a file of ``size`` bytes. Raises OllamakeError naming ``path``."""
+    try:
+        raw = json.loads(content.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise _damaged(path, f"its header is not JSON ({error})") from error
-    except OSError as error:
-        raise OllamakeError(f"{path} cannot be read: {error.strerror}") from error
     if not isinstance(raw, dict):
         raise _damaged(path, "its header is not a table of tensors")
     raw.pop("__metadata__", None)
@@ -76,9 +94,10 @@ def read_header(path: Path) -> SafetensorsHeader:
         if tensor.begin != end:
             raise _damaged(path, f"tensor {tensor.name!r} begins at {tensor.begin}, the one before it ends at {end}")
         end = tensor.end
-    if size != 8 + length + end:
-        raise _damaged(path, f"it has {size} bytes, its header describes {8 + length + end}")
-    return SafetensorsHeader(path, tuple(tensors), 8 + length)
+    start = 8 + len(content)
+    if size != start + end:
+        raise _damaged(path, f"it has {size} bytes, its header describes {start + end}")
+    return SafetensorsHeader(path, tuple(tensors), start)
 
 
 def header_bytes(tensors: list[tuple[str, str, tuple[int, ...]]]) -> bytes:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ollamake.awaited_shards import is_awaited
 from ollamake.errors import OllamakeError
 from ollamake.peft_methods import is_plain_lora
 
@@ -60,7 +61,8 @@ def source_files(kind: str, folder: str, key: str) -> tuple[list[str], list[str]
     """Return (weight files, small files) of a base or adapter folder, as paths below ``folder``, in order.
 
     ``kind`` is "base" or "adapter", ``key`` the configuration key that messages name. Only names and the base's index
-    are read. Raises OllamakeError when the folder is not one of that kind.
+    are read. A base's shard that is still to come, but stands in headers.json, counts as there. Raises OllamakeError when
+    the folder is not one of that kind.
     """
     path = Path(folder)
     if not path.is_dir():
@@ -71,12 +73,18 @@ def source_files(kind: str, folder: str, key: str) -> tuple[list[str], list[str]
             + f" {_EXPECTED[kind]}"
         )
     weights = _base_weights(path, key) if kind == "base" else adapter_weights(path, key)
-    first = ["adapter_config.json"] if kind == "adapter" else []
-    small = [name for name in (*first, *MODEL_FILES) if (path / name).is_file()]
-    if kind == "base":
-        small += [name for name in BASE_INDEXES[:1] if (path / name).is_file()]
-        small += [name for name in BASE_INDEXES[1:] if (path / name).is_file() and weights[0].endswith(".bin")]
+    small = small_files(kind, weights, lambda name: (path / name).is_file())
     return [f"{folder}/{name}" for name in weights], [f"{folder}/{name}" for name in small]
+
+
+def small_files(kind: str, weights: Sequence[str], is_there: Callable[[str], bool]) -> list[str]:
+    """Return the names of the files beside the weights that belong to a base or adapter, in order, index included."""
+    first = ["adapter_config.json"] if kind == "adapter" else []
+    small = [name for name in (*first, *MODEL_FILES) if is_there(name)]
+    if kind == "base":
+        small += [name for name in BASE_INDEXES[:1] if is_there(name)]
+        small += [name for name in BASE_INDEXES[1:] if is_there(name) and weights[0].endswith(".bin")]
+    return small
 
 
 _EXPECTED = {
@@ -91,7 +99,7 @@ def _base_weights(folder: Path, key: str) -> list[str]:
     for index, single in zip(BASE_INDEXES, BASE_SINGLES, strict=True):
         if (folder / index).is_file():
             return _indexed_weights(folder, folder / index, key)
-        if (folder / single).is_file():
+        if _is_there(folder / single):
             return [single]
     others = sorted(file.name for pattern in ("*.bin", "*.gguf", "*.safetensors") for file in folder.glob(pattern))
     found = f" It has {', '.join(others[:4])}, which cannot be merged as they are." if others else ""
@@ -112,13 +120,17 @@ def _indexed_weights(folder: Path, index: Path, key: str) -> list[str]:
     outside = [name for name in names if not isinstance(name, str) or Path(name).name != name]
     if outside:
         raise OllamakeError(f"{key}: {index} names files outside its folder: {outside[:3]}. Nothing of it is read.")
-    missing = [name for name in names if not (folder / name).is_file()]
+    missing = [name for name in names if not _is_there(folder / name)]
     if missing or not names:
         raise OllamakeError(
             f"{key}: {index} names {len(names)} shards, of which {len(missing)} are not there:"
             f" {', '.join(missing[:5]) or 'it names none'}. Complete the download."
         )
     return names
+
+
+def _is_there(weights: Path) -> bool:
+    return weights.is_file() or is_awaited(weights)
 
 
 def reads_across_shards(base_config: Config, *adapter_configs: Config) -> bool:

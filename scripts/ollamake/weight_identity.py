@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ollamake.awaited_shards import awaited_header
 from ollamake.file_digest import sha256_of
 
 HASHED_AT_MOST = 2 << 30
@@ -72,9 +73,17 @@ def _sha256_at(path: Path, size: int, mtime_ns: int) -> str:
 def header_digest(path: Path) -> str:
     """Return the sha256 of a safetensors file's header: names, dtypes, shapes and offsets of its tensors.
 
-    Whatever the file holds, this returns: what is wrong with it is said by the job that reads it.
+    Whatever the file holds, this returns: what is wrong with it is said by the job that reads it. Of a file that is still
+    to come the header is read that headers.json beside it has. Raises FileNotFoundError where neither is there.
     """
-    with path.open("rb") as file:
-        length = file.read(8)
-        header = file.read(min(int.from_bytes(length, "little"), LARGEST_HEADER))
+    try:
+        with path.open("rb") as file:
+            length = file.read(8)
+            header = file.read(min(int.from_bytes(length, "little"), LARGEST_HEADER))
+    except FileNotFoundError:
+        awaited = awaited_header(path)
+        if awaited is None:
+            raise
+        header = awaited[1]
+        length = len(header).to_bytes(8, "little")
     return hashlib.sha256(length + header).hexdigest()

@@ -1,14 +1,14 @@
 """A stand-in for the Hugging Face hub and its CDN: two servers on 127.0.0.1 that answer huggingface_hub as these do.
 
-What it speaks: /api/models/ORG/REPO[/revision/REVISION], and /ORG/REPO/resolve/REVISION/FILE, which redirects to a path of
-its own for small files and to signed addresses on the CDN for weights; ranges, ETags, the headers X-Repo-Commit,
-X-Linked-Size, X-Linked-ETag, X-Error-Code and X-Error-Message. It counts what it sends and plays faults. That it is near
-enough is tested with huggingface_hub's own client (test_hub_shape.py).
+What it speaks: /api/models/ORG/REPO[/revision/REVISION] (with ?blobs=true: sizes and digests), /api/models/ORG/REPO/tree/
+REVISION, and /ORG/REPO/resolve/REVISION/FILE, which redirects to a path of its own for small files and to signed addresses on
+the CDN for weights, which are in LFS; ranges, ETags (git's SHA-1 of a blob, SHA-256 in LFS), the headers X-Repo-Commit,
+X-Linked-Size, X-Linked-ETag, X-Error-Code and X-Error-Message. It counts what it sends, by request, and plays faults. That it
+is near enough is tested with huggingface_hub's own client (test_hub_shape.py, test_hub_pin.py).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import socket
@@ -21,30 +21,13 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from stand_in.hub_repository import Model, Weights, blob, etag, is_in_lfs, part, size_of, tree_entry
 
 TOKEN = "hf_StandInTokenThatMayReadEverything"
 _SIGNATURE = "X-Signature=standin"
 _PIECE = 1 << 16
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A shard: its beginning, and zeros up to its size, which are only made when they are sent."""
-
-    head: bytes
-    size: int
-
-
-@dataclass
-class Model:
-    """A repository of one commit."""
-
-    files: dict[str, bytes | Weights]
-    commit: str = "0123456789abcdef0123456789abcdef01234567"
-    revisions: tuple[str, ...] = ("main",)
-    private: bool = False
-    gated: bool = False
 
 
 @dataclass
@@ -54,17 +37,20 @@ class Fault:
     pattern: str
     kind: str
     """status, cut (the connection, after ``after`` bytes), short (a whole answer of ``after`` bytes), hang, whole (Range is
-    ignored), shifted (another range), endless (more than announced, in chunks), trickle (a byte now and then), redirect."""
+    ignored), shifted (another range), endless (more than announced, in chunks), trickle (a byte now and then), slow (``rate``
+    bytes a second), corrupt (one bit of the byte ``after`` of the file is wrong), resized (``after`` bytes more than there
+    are), redirect."""
     status: int = 500
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b"{}"
     after: int = 0
+    rate: int = 1_000_000
     times: int = 1_000_000
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
-    """What came."""
+    """What came, and how much of an answer went into the connection."""
 
     server: str
     """hub or cdn"""
@@ -72,6 +58,8 @@ class Request:
     path: str
     authorization: str | None
     range: str | None
+    sent: int = 0
+    """Bytes of the body."""
 
 
 class HubStandIn:
@@ -156,6 +144,7 @@ class _Connection(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     timeout = 30
     server: _Server
+    seen: Request
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Keep quiet: the requests are recorded."""
@@ -174,9 +163,9 @@ class _Connection(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         stand_in, headers = self.server.stand_in, self.headers
         path = unquote(urlsplit(self.path).path)
-        seen = Request(self.server.name, self.command, path, headers.get("Authorization"), headers.get("Range"))
+        self.seen = Request(self.server.name, self.command, path, headers.get("Authorization"), headers.get("Range"))
         with stand_in.lock:
-            stand_in.requests.append(seen)
+            stand_in.requests.append(self.seen)
             stand_in.under_way += 1
             stand_in.most_at_once = max(stand_in.most_at_once, stand_in.under_way)
         try:
@@ -203,8 +192,10 @@ class _Connection(BaseHTTPRequestHandler):
         elif path.startswith("/api/resolve-cache/models/"):
             org, repo, commit, name = path.removeprefix("/api/resolve-cache/models/").split("/", 3)
             model = self._readable(f"{org}/{repo}")
-            if model is not None:
-                self._file(model.files[name], fault, {"X-Repo-Commit": commit, "ETag": _etag(model.files[name])})
+            found = model.at(commit) if model else None
+            if found is not None:
+                content = found[1][name]
+                self._file(content, fault, {"X-Repo-Commit": commit, "ETag": etag(name, content)})
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+(?:/pr/\d+)?)/(.+)", path):
             self._resolve(*match.groups())
         else:
@@ -231,42 +222,52 @@ class _Connection(BaseHTTPRequestHandler):
         return None
 
     def _info(self, path: str, fault: Fault | None) -> None:
-        repo, _, revision = path.partition("/revision/")
+        repo, _, rest = path.partition("/tree/") if "/tree/" in path else path.partition("/revision/")
         model = self._readable(repo)
         if model is None:
             return
-        if (revision or "main") not in (*model.revisions, model.commit):
-            self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        found = model.at(rest or "main")
+        if found is None:
+            self._refuse(404, "RevisionNotFound", f"Invalid rev id: {rest}")
             return
-        info = {"_id": "5e0000000000000000000000", "id": repo, "sha": model.commit, "private": model.private}
-        info |= {"gated": "manual" if model.gated else False, "siblings": [{"rfilename": name} for name in model.files]}
-        self._file(json.dumps(info).encode(), fault, {})
+        commit, files = found
+        asked = parse_qs(urlsplit(self.path).query)
+        if "/tree/" in path:
+            answer: Any = [tree_entry(name, content) for name, content in files.items()]
+        else:
+            with_blobs = asked.get("blobs") == ["true"]
+            answer = {"_id": "5e0000000000000000000000", "id": repo, "sha": commit, "private": model.private}
+            answer |= {"gated": "manual" if model.gated else False, "lastModified": model.modified}
+            answer["siblings"] = [
+                {"rfilename": name} | (blob(name, content) if with_blobs else {}) for name, content in files.items()
+            ]
+            if "expand" in asked:
+                answer = {key: answer[key] for key in ("_id", "id", *asked["expand"])}
+        self._file(json.dumps(answer).encode(), fault, {})
 
     def _resolve(self, repo: str, revision: str, name: str) -> None:
         model = self._readable(repo)
         if model is None:
             return
-        if revision not in (*model.revisions, model.commit):
+        commit, files = model.at(revision) or ("", {})
+        if not commit:
             self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-        elif name not in model.files:
+        elif name not in files:
             self._refuse(404, "EntryNotFound", "Entry not found")
         elif model.gated and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             status = 403 if "Authorization" in self.headers else 401
             self._refuse(status, "GatedRepo", f"Access to model {repo} is restricted.")
         else:
-            content = model.files[name]
-            headers = {"X-Repo-Commit": model.commit, "Accept-Ranges": "bytes"}
-            if isinstance(content, Weights) or name.endswith((".safetensors", ".bin", ".gguf")):
-                headers |= {
-                    "X-Linked-Size": str(_size(content)),
-                    "X-Linked-ETag": _etag(content),
-                    "ETag": _etag(content),
-                }
-                headers["Location"] = f"{self.server.stand_in.cdn_address}/{repo}/{name}?{_SIGNATURE}"
+            content, tag = files[name], etag(name, files[name])
+            headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+            if is_in_lfs(name, content):
+                headers |= {"X-Linked-Size": str(size_of(content)), "X-Linked-ETag": tag, "ETag": tag}
+                address = f"{self.server.stand_in.cdn_address}/{repo}/{name}"
+                headers["Location"] = f"{address}?commit={commit}&{_SIGNATURE}"
                 self._send(302, b"Found. Redirecting", headers)
             else:
-                headers |= {"ETag": _etag(content), "X-Linked-Size": str(_size(content))}
-                headers["Location"] = f"/api/resolve-cache/models/{repo}/{model.commit}/{name}"
+                headers |= {"ETag": tag, "X-Linked-Size": str(size_of(content))}
+                headers["Location"] = f"/api/resolve-cache/models/{repo}/{commit}/{name}"
                 self._send(307, b"Temporary Redirect", headers)
 
     def _cdn(self, path: str, fault: Fault | None) -> None:
@@ -275,12 +276,23 @@ class _Connection(BaseHTTPRequestHandler):
             # S3 refuses two ways of signing in at once.
             self._send(403, b"<Error><Code>AccessDenied</Code></Error>", {"Content-Type": "application/xml"})
             return
-        content = self.server.stand_in.models[f"{org}/{repo}"].files[name]
-        self._file(content, fault, {"ETag": _etag(content), "Accept-Ranges": "bytes"})
+        commit = parse_qs(urlsplit(self.path).query)["commit"][0]
+        found = self.server.stand_in.models[f"{org}/{repo}"].at(commit)
+        if found is None:
+            self._send(404, b"<Error><Code>NoSuchKey</Code></Error>", {"Content-Type": "application/xml"})
+            return
+        content = found[1][name]
+        self._file(content, fault, {"ETag": etag(name, content), "Accept-Ranges": "bytes"})
 
     def _file(self, content: bytes | Weights, fault: Fault | None, headers: dict[str, str]) -> None:
         """Send a file or the range of it that is asked for, as RFC 9110, 14 has it."""
-        kind, size = fault.kind if fault else None, _size(content)
+        kind, size = fault.kind if fault else None, size_of(content)
+        if fault is not None and kind == "corrupt" and isinstance(content, bytes):
+            wrong = bytes([content[fault.after] ^ 1])
+            content = content[: fault.after] + wrong + content[fault.after + 1 :]
+        elif fault is not None and kind == "resized" and isinstance(content, bytes):
+            content += bytes(fault.after)
+            size = len(content)
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         first, last, status = 0, size - 1, 200
         if asked and kind != "whole":
@@ -310,21 +322,28 @@ class _Connection(BaseHTTPRequestHandler):
                 self._write(b"%x\r\n%s\r\n" % (_PIECE, bytes(_PIECE)))
             self.close_connection = True
         elif kind == "cut" and fault:
-            self._write(_slice(content, first, min(length, fault.after)))
+            self._write(part(content, first, min(length, fault.after)))
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
         elif kind == "trickle":
             for position in range(length):
-                self._write(_slice(content, first + position, 1))
+                self._write(part(content, first + position, 1))
                 time.sleep(0.02)
+        elif kind == "slow" and fault:
+            piece = max(1, min(_PIECE, fault.rate // 50))
+            for position in range(first, first + length, piece):
+                if self.server.stand_in.stopping.wait(piece / fault.rate):
+                    break
+                self._write(part(content, position, min(piece, first + length - position)))
         else:
             for position in range(first, first + length, _PIECE):
-                self._write(_slice(content, position, min(_PIECE, first + length - position)))
+                self._write(part(content, position, min(_PIECE, first + length - position)))
 
     def _write(self, piece: bytes) -> None:
         self.wfile.write(piece)
         with self.server.stand_in.lock:
             self.server.stand_in.written += len(piece)
+            self.seen.sent += len(piece)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -334,20 +353,3 @@ class _Connection(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self._write(body)
-
-
-def _size(content: bytes | Weights) -> int:
-    return content.size if isinstance(content, Weights) else len(content)
-
-
-def _slice(content: bytes | Weights, begin: int, size: int) -> bytes:
-    if isinstance(content, bytes):
-        return content[begin : begin + size]
-    return content.head[begin : begin + size].ljust(min(size, content.size - begin), b"\0")
-
-
-def _etag(content: bytes | Weights) -> str:
-    """Return a tag as the hub's: SHA-1 of a file in git, SHA-256 of one in LFS (of the stand-in's weights: their beginning)."""
-    if isinstance(content, Weights):
-        return f'"{hashlib.sha256(content.head).hexdigest()}"'
-    return f'"{hashlib.sha1(content).hexdigest()}"'
