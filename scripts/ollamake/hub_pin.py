@@ -71,7 +71,8 @@ def pin_sources(
     """Return the content of sources.json for {"format", "base": reference or None, "adapters": [reference or None, ...]}.
 
     A source that ``former`` has of the same reference stays as it is, without a request, unless ``renew``; so does one that
-    ``others`` have, the pins of other models: one name means one commit. Raises OllamakeError for a repository that is no base or adapter, or can neither be asked for nor is in the cache.
+    ``others`` have, the pins of other models: one name means one commit. Raises OllamakeError for a repository that is no
+    base or adapter, or can neither be asked for nor is in the cache.
     """
     known: dict[tuple[str, str], dict[str, Any]] = {}
     for pins in () if renew else (*others, *([] if former is None else [former])):

@@ -19,7 +19,7 @@ from ollamake.configuration_faults import nearest
 from ollamake.errors import OllamakeError
 from ollamake.hub_cache import cached_file
 from ollamake.hub_faults import PUBLIC_HUB, HubUnreachable
-from ollamake.hub_files import CONFIG, INDEX, MOST_OF_INDEX, SINGLE, require_base, shards_of
+from ollamake.hub_files import CONFIG, INDEX, MOST_OF_CONFIG, MOST_OF_INDEX, SINGLE, require_base, shards_of
 from ollamake.hub_headers import for_each_shard, header_on_hub
 from ollamake.hub_requests import HubRepository, Patience
 from ollamake.safetensors_header import BITS, read_header, tensor_bytes

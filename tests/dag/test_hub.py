@@ -19,7 +19,8 @@ from dag_build import Build
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file, save_file
 from snakemake_runs import REPOSITORY
-from stand_in.hub import TOKEN, Fault, HubStandIn, hub_stand_in, repository_of
+from stand_in.hub import TOKEN, Fault, HubStandIn, hub_stand_in
+from stand_in.hub_repository import repository_of
 
 from ollamake.file_digest import sha256_of
 
@@ -143,8 +144,7 @@ def test_a_branch_that_moves_is_followed_when_that_is_asked(build: Build, hub: H
     """A commit of the README alone rebuilds nothing, one of the adapter all that is made of it."""
     moved = "f" * 40
     for repo in ("org/small", "org/tuned"):
-        hub.models[repo] = replace(hub.models[repo], commit=moved)
-    hub.models["org/small"].files["README.md"] = b"# Another text"
+        hub.models[repo].push(moved, {"README.md": b"# Another text"})
     assert build.planned() == {}
     assert hub.requests == []
     build.run("--cores", "2", "--forcerun", "pin_sources", "--", "all")
@@ -166,8 +166,7 @@ def test_a_branch_that_moves_is_followed_when_that_is_asked(build: Build, hub: H
     weights = build.folder / "adapter_model.safetensors"
     own = folder_of(build, "adapter") / "adapter_model.safetensors"
     save_file({name: tensor * 2 for name, tensor in load_file(own).items()}, weights)
-    hub.models["org/tuned"].files["adapter_model.safetensors"] = weights.read_bytes()
-    hub.models["org/tuned"].commit = "e" * 40
+    hub.models["org/tuned"].push("e" * 40, {"adapter_model.safetensors": weights.read_bytes()})
     assert build.planned() == {}
     printed = build.run("--cores", "2", "--forcerun", "pin_sources", "--", "all")
     assert printed.count("Merging shard") == 3
@@ -179,7 +178,7 @@ def test_a_branch_that_moves_is_followed_when_that_is_asked(build: Build, hub: H
 def test_another_model_with_the_same_base_fetches_nothing(build: Build, hub: HubStandIn) -> None:
     """It is pinned to the commit that the first one has, wherever the branch is now."""
     commit = hub.models["org/small"].commit
-    hub.models["org/small"].commit = "d" * 40
+    hub.models["org/small"].push("d" * 40, {"config.json": b"{}"})
     build.config["models"]["other"] = {"base": "org/small", "quantizations": ["Q8_0"]}
     build.write_config()
     build.run("--cores", "2", "all")
