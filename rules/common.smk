@@ -198,7 +198,7 @@ wildcard_constraints:
     repo="[^/]+/[^/]+",
     tree="[0-9a-f]{12}",
     weights_file=r"(?!adapter_model\.)[^/]+\.safetensors",
-    small_file=r"(?!headers\.json$)([^/]+(?<!\.safetensors)|adapter_model\.safetensors)",
+    small_file=r"(?!(headers\.json|checked)$)([^/]+(?<!\.safetensors)|adapter_model\.safetensors)",
 
 
 # Targets ----------------------------------------------------------------------------------------------------------
@@ -1285,6 +1285,21 @@ def headers_to_fetch(wildcards):
     return json.dumps(pinned_at(wildcards).weights)
 
 
+def checks_before_download(wildcards):
+    """Return the checks and merge plans of the models that are built from what is fetched to a folder.
+
+    ancient(): once they have passed, a new one has nothing to hold back.
+    """
+    folder = pinned_at(wildcards).folder
+    built = [
+        name
+        for name, owner in PIN_OWNER.items()
+        if os.path.exists(f"results/{owner}/sources.json")
+        and folder in [source.folder for source in pinned_of(name).values()]
+    ]
+    return [ancient(f"results/{name}/{file}.json") for name in built for file in ("inputs", "merge_plan")]
+
+
 def commit_to_fetch(wildcards, input):
     """Return the commit that is fetched from; another one with the same files starts no job."""
     return pinned_at(wildcards).commit
@@ -1331,6 +1346,11 @@ def plan_of_num_ctx(wildcards):
 def quantizations_named():
     """Return all quantizations that the user named."""
     return sorted({quant for model in CONFIG.models.values() for quant in model.quantizations})
+
+
+def plan_threads(wildcards):
+    """Return so many threads that nothing runs beside a plan; of a base on the hub one, or it would wait for all downloads."""
+    return 1 if wildcards.model in BASE_ON_HUB else ALL_CORES
 
 
 def server_elsewhere():

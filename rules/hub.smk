@@ -7,6 +7,7 @@ REQUIRED INPUTS:
 OUTPUTS:
     results/{model}/sources.json                      commit, needed files, their sizes and digests
     resources/hub/{repo}/{tree}/headers.json          the headers of a base's weights: enough to check and plan the merge
+    resources/hub/{repo}/{tree}/checked               the models that are made from it have passed their checks
     resources/hub/{repo}/{tree}/{weights_file}        one job a shard
     resources/hub/{repo}/{tree}/{small_file}          config, tokenizer, adapter
 
@@ -78,8 +79,22 @@ rule fetch_headers:
         """
 
 
+rule allow_downloads:
+    """Hold back the large files until the models that they are for have been checked."""
+    input:
+        checks_before_download,
+    output:
+        touch("resources/hub/{repo}/{tree}/checked"),
+    priority: 90
+    localrule: True
+    message:
+        "{wildcards.repo} may be downloaded"
+
+
 rule fetch_shard:
     """Fetch one weight file of a base, or link it where the cache has it."""
+    input:
+        ancient("resources/hub/{repo}/{tree}/checked"),
     output:
         kept("resources/hub/{repo}/{tree}/{weights_file}", CONFIG.keep_downloads),
     log:

@@ -66,7 +66,7 @@ rule measure_ghost:
     localrule: True
     conda:
         "../envs/llama_cpp.yaml"
-    threads: ALL_CORES
+    threads: plan_threads
     resources:
         mem_mb=1500,
     params:
@@ -156,7 +156,7 @@ checkpoint plan_memory:
     localrule: True
     conda:
         "../envs/ollama.yaml"
-    threads: ALL_CORES
+    threads: plan_threads
     resources:
         mem_mb=500,
     params:

@@ -254,7 +254,7 @@ def test_a_killed_download_goes_on_where_it_was(fresh: Build, hub: HubStandIn) -
 
 
 def test_shards_are_merged_while_others_still_download(fresh: Build, hub: HubStandIn) -> None:
-    hub.faults.append(Fault(rf"cdn GET .*/{SHARDS[2]}$", "hang", times=1))
+    hub.faults.append(Fault(rf"cdn GET .*/{SHARDS[2]}$", "slow", rate=10_000))
     with started(fresh, "--cores", "2", "merged") as run:
         first = fresh.folder / f"results/small/merged/{SHARDS[0]}"
         deadline = time.monotonic() + 120
