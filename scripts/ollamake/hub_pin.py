@@ -142,7 +142,7 @@ def _pin(kind: str, asked: _Asked) -> dict[str, Any]:
     except OllamakeError as error:
         if asked.hub is None:
             # Perhaps only a part of it was downloaded.
-            raise asked.not_cached(f"all of it, but {', '.join(sorted(state.contents)[:3])}") from error
+            raise asked.not_cached(f"all of it (of its files: {', '.join(sorted(state.contents)[:3])})") from error
         raise
     weights = _shards(asked) if kind == "base" and INDEX in state.contents else single
     files = small_files(kind, weights, state.contents.__contains__)
