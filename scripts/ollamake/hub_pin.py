@@ -230,16 +230,16 @@ def _say(
     contents: Mapping[str, Content],
     here: int,
 ) -> None:
-    size = sum(contents[name].size for name in weights)
+    size, others = sum(contents[name].size for name in weights), len(contents) - len(weights)
     shards = f"{len(weights)} shard{'s' * (len(weights) != 1)}" if kind == "base" else "adapter"
     log.info(
-        "%s is commit %s%s: %s, %s, %d other files%s",
+        "%s is commit %s%s: %s, %s, %s%s",
         reference,
         state.commit[:12],
         f" ({state.modified})" if state.modified else "",
         shards,
         _amount(size),
-        len(contents) - len(weights),
+        f"{others} other file{'s' * (others != 1)}",
         f"; {_amount(here)} of it in the cache of huggingface_hub" if here else "",
     )
 
