@@ -22,12 +22,15 @@ from ollamake.hub_offline import not_pinned
 from ollamake.hub_requests import HubRepository, Patience, RepositoryState
 from ollamake.hub_shape import parse_reference
 from ollamake.hub_snapshot import cached_state
+from ollamake.safetensors_header import read_header
 from ollamake.source_files import small_files
 
 log = logging.getLogger("ollamake")
 
 FORMAT = 1
 _TREE_DIGITS = 12
+_HASHED_AT_MOST = 100_000_000
+"""Bytes: tenths of a second."""
 _KEYS = {"reference", "repo", "revision", "commit", "folder", "weights", "files", "content"}
 
 
@@ -148,8 +151,8 @@ def _pin(kind: str, asked: _Asked) -> dict[str, Any]:
     files = small_files(kind, weights, state.contents.__contains__)
     contents = {name: _content(asked, name) for name in (*weights, *files)}
     cached = [name for name, content in contents.items() if blob_of(repo_id, content) is not None]
-    if asked.hub is None and len(cached) < len(contents):
-        raise asked.not_cached(next(name for name in contents if name not in cached))
+    if asked.hub is None:
+        _require_whole(asked, contents)
     _say(kind, asked.reference, state, weights, contents, sum(contents[name].size for name in cached))
     return {
         "reference": asked.reference,
@@ -161,6 +164,20 @@ def _pin(kind: str, asked: _Asked) -> dict[str, Any]:
         "files": files,
         "content": {name: content.record() for name, content in contents.items()},
     }
+
+
+def _require_whole(asked: _Asked, contents: Mapping[str, Content]) -> None:
+    """Raise OllamakeError unless the cache has all of the files: their sizes are known from there only.
+
+    Large ones are not hashed, which is done when they are fetched: the header of .safetensors says their size.
+    """
+    for name, content in contents.items():
+        is_large = content.size > _HASHED_AT_MOST and name.endswith(".safetensors")
+        blob = (blob_of if is_large else whole_blob_of)(asked.repo_id, content)
+        if blob is None:
+            raise asked.not_cached(name)
+        if is_large:
+            read_header(blob)
 
 
 def _content(asked: _Asked, name: str) -> Content:

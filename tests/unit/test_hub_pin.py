@@ -21,6 +21,7 @@ from snakemake_runs import REPOSITORY
 from stand_in.hub import TOKEN, Fault, HubStandIn, Model
 from stand_in.hub_repository import repository_of
 
+from ollamake import hub_pin
 from ollamake.errors import OllamakeError
 from ollamake.hub_pin import pin_sources, read_former
 from ollamake.source_files import source_files
@@ -445,14 +446,28 @@ def test_cache_without_weights_of_which_no_list_is_known(hub: HubStandIn, pin: C
     assert "does not have all of it (of its files: config.json)" in refusal(pin, endpoint=nobody())
 
 
-def test_blob_of_another_size_is_not_pinned(hub: HubStandIn, pin: Callable[..., dict[str, Any]]) -> None:
+@pytest.mark.parametrize("hashed", [True, False])
+@pytest.mark.parametrize("name", ["model-00002-of-00003.safetensors", "config.json"])
+def test_damaged_blob_is_not_pinned(
+    hub: HubStandIn,
+    pin: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    hashed: bool,
+) -> None:
+    """Its size is known from the cache only."""
+    monkeypatch.setattr(hub_pin, "_HASHED_AT_MOST", 1000 if hashed else 0)
     hub.models["org/model"] = base_model()
     cache = download_to_cache(hub)
-    shard = cache / f"models--org--model/snapshots/{COMMIT}/model-00002-of-00003.safetensors"
-    expected = pin()
-    shard.resolve().write_bytes(shard.read_bytes()[:-1])
-    # Its size is taken from the disk here, so the pin is another; fetching the file finds the digest wrong.
-    assert pin(endpoint=nobody())["base"]["folder"] != expected["base"]["folder"]
+    blob = (cache / f"models--org--model/snapshots/{COMMIT}/{name}").resolve()
+    blob.write_bytes(blob.read_bytes()[:-1])
+    message = refusal(pin, endpoint=nobody())
+    if hashed or name == "config.json":
+        assert f"does not have {name}" in message
+        assert f"{blob} in the cache of huggingface_hub is damaged: its " in caplog.text
+    else:
+        assert message.startswith(f"{blob} is truncated or damaged")
 
 
 def test_renewing_needs_the_hub(hub: HubStandIn, pin: Callable[..., dict[str, Any]]) -> None:
