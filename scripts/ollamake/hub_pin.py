@@ -17,10 +17,9 @@ from ollamake.errors import OllamakeError
 from ollamake.hub_cache import blob_of, whole_blob_of
 from ollamake.hub_content import Content, content_of
 from ollamake.hub_faults import HubUnreachable
-from ollamake.hub_files import INDEX, MOST_OF_INDEX, SINGLE, require_adapter, require_base, shards_of
+from ollamake.hub_files import INDEX, MOST_OF_INDEX, SINGLE, parse_reference, require_adapter, require_base, shards_of
 from ollamake.hub_offline import not_pinned
 from ollamake.hub_requests import HubRepository, Patience, RepositoryState
-from ollamake.hub_shape import parse_reference
 from ollamake.hub_snapshot import cached_state
 from ollamake.safetensors_header import read_header
 from ollamake.source_files import small_files

@@ -27,8 +27,9 @@ from stand_in.hub import TOKEN, Fault, HubStandIn, Model, Weights, hub_stand_in
 
 from ollamake import hub_requests, hub_shape
 from ollamake.errors import OllamakeError
+from ollamake.hub_files import parse_reference
 from ollamake.hub_requests import Patience
-from ollamake.hub_shape import fetch_shape, parse_reference
+from ollamake.hub_shape import fetch_shape
 from ollamake.safetensors_header import header_bytes, tensor_bytes
 from ollamake.shape import Shape, read_shape, write_shape
 
