@@ -47,7 +47,7 @@ def hub_file(record: dict[str, Any]) -> HubFile:
     """Return the file of {"repo", "name", "size", "sha256" or "git_sha1"}. Raises OllamakeError for anything else."""
     try:
         name = record["name"]
-        if Path(name).name != name:
+        if Path(name).name != name or name in ("", "..") or not name.isprintable():
             raise ValueError(f"{name!r} is not the name of a file in a repository's top folder")
         return HubFile(record["repo"], name, content_of(record))
     except (ValueError, TypeError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""Which files of a model's repository a base or an adapter is made of, and what a repository is that has them not."""
+"""What names a repository of the hub, which of its files a base or an adapter is made of, and what it is without them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import constants
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
 from ollamake.errors import OllamakeError
 from ollamake.hub_faults import PUBLIC_HUB
-from ollamake.source_files import ADAPTER_WEIGHTS, BASE_INDEXES, BASE_SINGLES
+from ollamake.source_files import ADAPTER_WEIGHTS, BASE_INDEXES, BASE_SINGLES, is_hub_id
 
 CONFIG, INDEX, SINGLE = "config.json", BASE_INDEXES[0], BASE_SINGLES[0]
 MOST_OF_CONFIG, MOST_OF_INDEX = 10_000_000, 100_000_000
@@ -16,6 +20,24 @@ MOST_OF_CONFIG, MOST_OF_INDEX = 10_000_000, 100_000_000
 ADAPTER_CONFIG = "adapter_config.json"
 _MOST_SHARDS = 2_000
 """Ten times what DeepSeek-V3 has."""
+
+
+def parse_reference(reference: str) -> tuple[str, str]:
+    """Return (id, revision) of org/name or org/name@revision, "main" where none is given. Raises OllamakeError for others."""
+    repo_id, at, revision = reference.partition("@")
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        valid = False
+    else:
+        parts = revision.split("/")
+        valid = is_hub_id(reference) and (not at or not any(part in ("", ".") or part[0] == "-" for part in parts))
+    if not valid:
+        raise OllamakeError(
+            f"{reference!r} is not a model's id on the Hugging Face hub. Expected org/name, or org/name@revision with a"
+            " branch, tag or commit; of letters, digits, `-`, `_` and `.`, without `..` and `--`."
+        )
+    return repo_id, revision or constants.DEFAULT_REVISION
 
 
 def require_base(repo_id: str, commit: str, files: Collection[str]) -> None:

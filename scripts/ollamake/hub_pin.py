@@ -24,20 +24,23 @@ from ollamake.hub_files import (
     MOST_OF_CONFIG,
     MOST_OF_INDEX,
     SINGLE,
+    parse_reference,
     require_adapter,
     require_base,
     shards_of,
 )
 from ollamake.hub_offline import not_pinned
 from ollamake.hub_requests import HubRepository, Patience, RepositoryState
-from ollamake.hub_shape import parse_reference
 from ollamake.hub_snapshot import cached_state
 from ollamake.pinned_sources import FORMAT
+from ollamake.safetensors_header import read_header
 from ollamake.source_files import small_files
 
 log = logging.getLogger("ollamake")
 
 _TREE_DIGITS = 12
+_HASHED_AT_MOST = 100_000_000
+"""Bytes: tenths of a second."""
 _KEYS = {"reference", "repo", "revision", "commit", "folder", "weights", "files", "content", "config"}
 _CONFIG = {"base": CONFIG, "adapter": ADAPTER_CONFIG}
 """What is read at once: whether one shard can be merged without the others depends on it."""
@@ -158,14 +161,14 @@ def _pin(kind: str, asked: _Asked) -> dict[str, Any]:
     except OllamakeError as error:
         if asked.hub is None:
             # Perhaps only a part of it was downloaded.
-            raise asked.not_cached(f"all of it, but {', '.join(sorted(state.contents)[:3])}") from error
+            raise asked.not_cached(f"all of it (of its files: {', '.join(sorted(state.contents)[:3])})") from error
         raise
     weights = _shards(asked) if kind == "base" and INDEX in state.contents else single
     files = small_files(kind, weights, state.contents.__contains__)
     contents = {name: _content(asked, name) for name in (*weights, *files)}
     cached = [name for name, content in contents.items() if blob_of(repo_id, content) is not None]
-    if asked.hub is None and len(cached) < len(contents):
-        raise asked.not_cached(next(name for name in contents if name not in cached))
+    if asked.hub is None:
+        _require_whole(asked, contents)
     _say(kind, asked.reference, state, weights, contents, sum(contents[name].size for name in cached))
     return {
         "reference": asked.reference,
@@ -178,6 +181,20 @@ def _pin(kind: str, asked: _Asked) -> dict[str, Any]:
         "content": {name: content.record() for name, content in contents.items()},
         "config": _config(asked, _CONFIG[kind]),
     }
+
+
+def _require_whole(asked: _Asked, contents: Mapping[str, Content]) -> None:
+    """Raise OllamakeError unless the cache has all of the files: their sizes are known from there only.
+
+    Large ones are not hashed, which is done when they are fetched: the header of .safetensors says their size.
+    """
+    for name, content in contents.items():
+        is_large = content.size > _HASHED_AT_MOST and name.endswith(".safetensors")
+        blob = (blob_of if is_large else whole_blob_of)(asked.repo_id, content)
+        if blob is None:
+            raise asked.not_cached(name)
+        if is_large:
+            read_header(blob)
 
 
 def _content(asked: _Asked, name: str) -> Content:
@@ -262,16 +279,16 @@ def _say(
     contents: Mapping[str, Content],
     here: int,
 ) -> None:
-    size = sum(contents[name].size for name in weights)
+    size, others = sum(contents[name].size for name in weights), len(contents) - len(weights)
     shards = f"{len(weights)} shard{'s' * (len(weights) != 1)}" if kind == "base" else "adapter"
     log.info(
-        "%s is commit %s%s: %s, %s, %d other files%s",
+        "%s is commit %s%s: %s, %s, %s%s",
         reference,
         state.commit[:12],
         f" ({state.modified})" if state.modified else "",
         shards,
         _amount(size),
-        len(contents) - len(weights),
+        f"{others} other file{'s' * (others != 1)}",
         f"; {_amount(here)} of it in the cache of huggingface_hub" if here else "",
     )
 

@@ -11,43 +11,32 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import HFValidationError, RevisionResolutionError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RevisionResolutionError
 
 from ollamake.configuration_faults import nearest
 from ollamake.errors import OllamakeError
 from ollamake.hub_cache import cached_file
 from ollamake.hub_faults import PUBLIC_HUB, HubUnreachable
-from ollamake.hub_files import CONFIG, INDEX, MOST_OF_CONFIG, MOST_OF_INDEX, SINGLE, require_base, shards_of
+from ollamake.hub_files import (
+    CONFIG,
+    INDEX,
+    MOST_OF_CONFIG,
+    MOST_OF_INDEX,
+    SINGLE,
+    parse_reference,
+    require_base,
+    shards_of,
+)
 from ollamake.hub_headers import for_each_shard, header_on_hub
 from ollamake.hub_requests import HubRepository, Patience
 from ollamake.safetensors_header import BITS, read_header, tensor_bytes
 from ollamake.shape import MAX_TENSORS, Shape, cached_names, shipped_names
-from ollamake.source_files import is_hub_id
 
 log = logging.getLogger("ollamake")
 
 
 _Tensor = tuple[str, str, tuple[int, ...]]
-
-
-def parse_reference(reference: str) -> tuple[str, str]:
-    """Return (id, revision) of org/name or org/name@revision, "main" where none is given. Raises OllamakeError for others."""
-    repo_id, at, revision = reference.partition("@")
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError:
-        valid = False
-    else:
-        parts = revision.split("/")
-        valid = is_hub_id(reference) and (not at or not any(part in ("", ".") or part[0] == "-" for part in parts))
-    if not valid:
-        raise OllamakeError(
-            f"{reference!r} is not a model's id on the Hugging Face hub. Expected org/name, or org/name@revision with a"
-            " branch, tag or commit; of letters, digits, `-`, `_` and `.`, without `..` and `--`."
-        )
-    return repo_id, revision or constants.DEFAULT_REVISION
 
 
 def fetch_shape(

@@ -36,10 +36,10 @@ class Fault:
 
     pattern: str
     kind: str
-    """status, cut (the connection, after ``after`` bytes), short (a whole answer of ``after`` bytes), hang, whole (Range is
-    ignored), shifted (another range), endless (more than announced, in chunks), trickle (a byte now and then), slow (``rate``
-    bytes a second), corrupt (one bit of the byte ``after`` of the file is wrong), resized (``after`` bytes more than there
-    are), redirect."""
+    """status, redirect; cut (the connection, after ``after`` bytes), short (a whole answer of ``after`` bytes), hang, whole
+    (Range is ignored), whole cut (both), shifted (another range), endless (more than announced, in chunks), trickle (a byte
+    now and then), slow (``rate`` bytes a second), corrupt (one bit of the file's byte ``after`` is wrong), resized (``after``
+    bytes more than there are)."""
     status: int = 500
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b"{}"
@@ -92,6 +92,18 @@ class HubStandIn:
         while self.under_way and time.monotonic() < deadline:
             time.sleep(0.005)
         return self.written
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """Return what makes this the hub of a process, with a cache of its own in ``home`` and no token."""
+        return {
+            "HF_ENDPOINT": self.address,
+            "HF_HOME": str(home),
+            "HF_HUB_CACHE": str(home / "hub"),
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            **dict.fromkeys(("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"), ""),
+        }
 
     def asked(self, server: str) -> list[Request]:
         """Return the requests that one of the two saw."""
@@ -295,7 +307,7 @@ class _Connection(BaseHTTPRequestHandler):
             size = len(content)
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         first, last, status = 0, size - 1, 200
-        if asked and kind != "whole":
+        if asked and kind not in ("whole", "whole cut"):
             first, last = int(asked[1]), min(int(asked[2] or size - 1), size - 1)
             if first >= size:
                 self._send(416, b"", {"Content-Range": f"bytes */{size}"})
@@ -321,7 +333,7 @@ class _Connection(BaseHTTPRequestHandler):
             for _ in range(10_000):
                 self._write(b"%x\r\n%s\r\n" % (_PIECE, bytes(_PIECE)))
             self.close_connection = True
-        elif kind == "cut" and fault:
+        elif kind in ("cut", "whole cut") and fault:
             self._write(part(content, first, min(length, fault.after)))
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True

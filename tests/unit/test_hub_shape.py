@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -27,8 +27,9 @@ from stand_in.hub import TOKEN, Fault, HubStandIn, Model, Weights, hub_stand_in
 
 from ollamake import hub_requests, hub_shape
 from ollamake.errors import OllamakeError
+from ollamake.hub_files import parse_reference
 from ollamake.hub_requests import Patience
-from ollamake.hub_shape import fetch_shape, parse_reference
+from ollamake.hub_shape import fetch_shape
 from ollamake.safetensors_header import header_bytes, tensor_bytes
 from ollamake.shape import Shape, read_shape, write_shape
 
@@ -37,26 +38,6 @@ HURRIED = Patience(timeout=5.0, tries=3, first_pause=0.01, longest_pause=2.0)
 CONFIG = {"model_type": "llama", "hidden_size": 4}
 INDEX = "model.safetensors.index.json"
 SHIPPED = REPOSITORY / "config/shapes"
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
-    """A stand-in that is the hub to huggingface_hub, with a cache and a home of its own, and no token."""
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, "127.0.0.1")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
-    huggingface_hub.close_session()
-    with hub_stand_in() as stand_in:
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, stand_in.address)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "ENDPOINT", stand_in.address)
-        yield stand_in
-    huggingface_hub.close_session()
 
 
 @pytest.fixture
@@ -669,10 +650,9 @@ def test_damaged_download_is_named(hub: HubStandIn, fetch: Callable[..., Shape])
 
 
 def script(hub: HubStandIn, tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    home = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1"}
     return subprocess.run(
         [sys.executable, REPOSITORY / "scripts/fetch_shape.py", *arguments],
-        env={**os.environ, **home, **environment},
+        env={**os.environ, **hub.environment(tmp_path / "home"), **environment},
         cwd=tmp_path,
         capture_output=True,
         text=True,
