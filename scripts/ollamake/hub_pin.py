@@ -89,7 +89,8 @@ def pin_sources(
             return known[kind, reference]
         if reference not in asked:
             asked[reference] = _ask(reference, renew, endpoint, patience)
-        return _pin(kind, asked[reference])
+        known[kind, reference] = _pin(kind, asked[reference])
+        return known[kind, reference]
 
     return {
         "format": FORMAT,

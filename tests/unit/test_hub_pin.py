@@ -156,14 +156,18 @@ def test_base(hub: HubStandIn, pin: Callable[..., dict[str, Any]], tmp_path: Pat
 
 
 def test_requests(hub: HubStandIn, pin: Callable[..., dict[str, Any]]) -> None:
-    """One for commit, files and digests; one for the index, and where that is redirected to."""
+    """One for commit, files and digests; one for index and configuration each, and where that is redirected to."""
     hub.models["org/model"], hub.models["me/adapter"] = base_model(), adapter_model()
     pin("org/model", "me/adapter", None, "me/adapter")
     assert [request.path for request in hub.requests] == [
         "/api/models/org/model/revision/main",
         f"/org/model/resolve/{COMMIT}/{INDEX}",
         f"/api/resolve-cache/models/org/model/{COMMIT}/{INDEX}",
+        f"/org/model/resolve/{COMMIT}/config.json",
+        f"/api/resolve-cache/models/org/model/{COMMIT}/config.json",
         "/api/models/me/adapter/revision/main",
+        f"/me/adapter/resolve/{COMMIT}/adapter_config.json",
+        f"/api/resolve-cache/models/me/adapter/{COMMIT}/adapter_config.json",
     ]
 
 
@@ -184,10 +188,33 @@ def test_adapter(hub: HubStandIn, pin: Callable[..., dict[str, Any]], tmp_path: 
     assert source["files"] == ["adapter_config.json", "tokenizer.json"]
 
 
-def test_single_file_needs_one_request(hub: HubStandIn, pin: Callable[..., dict[str, Any]]) -> None:
-    hub.models["org/model"] = Model({"config.json": b"{}", "model.safetensors": b"weights", "model.gguf": b"other"})
-    assert pin()["base"]["weights"] == ["model.safetensors"]
-    assert len(hub.requests) == 1
+def test_single_file_needs_no_index(hub: HubStandIn, pin: Callable[..., dict[str, Any]]) -> None:
+    hub.models["org/model"] = Model(
+        {"config.json": b'{"a": 1}', "model.safetensors": b"weights", "model.gguf": b"other"}
+    )
+    base = pin()["base"]
+    assert base["weights"] == ["model.safetensors"]
+    assert base["config"] == {"a": 1}
+    assert not [request for request in hub.requests if INDEX in request.path]
+
+
+def test_others_say_what_a_name_means(hub: HubStandIn, pin: Callable[..., dict[str, Any]]) -> None:
+    """Of a model that names the same: nothing is asked, wherever the branch is now. Renewed, it is where the branch is."""
+    hub.models["org/model"] = model = base_model()
+    first = pin()
+    model.push(LATER, {"config.json": b"{}"})
+    hub.requests.clear()
+    spec = {"format": 1, "base": "org/model", "adapters": []}
+    assert pin_sources(spec, None, [first]) == first
+    assert hub.requests == []
+    assert pin_sources(spec, None, [first], renew=True)["base"]["commit"] == LATER
+
+
+@pytest.mark.parametrize("config", [b"[]", b"{", b"\xff"])
+def test_configuration_that_is_none(hub: HubStandIn, pin: Callable[..., dict[str, Any]], config: bytes) -> None:
+    hub.models["org/model"] = Model({"config.json": config, "model.safetensors": b"weights"})
+    with pytest.raises(OllamakeError, match=r"org/model at commit \w+ cannot be used: config.json is not"):
+        pin()
 
 
 def test_folder_is_what_the_files_hold(hub: HubStandIn, pin: Callable[..., dict[str, Any]]) -> None:
