@@ -126,13 +126,12 @@ def test_file_that_is_there_is_checked_and_not_fetched(
     hub: HubStandIn, fetch: Callable[..., Path], tmp_path: Path
 ) -> None:
     output = fetch()
-    before = output.stat()
+    before = tree(output.parent)
     hub.requests.clear()
     partial_of(tmp_path, 5)
     fetch()
     assert not hub.requests
-    assert output.stat() == before
-    assert names_in(tmp_path) == [WEIGHTS]
+    assert tree(output.parent) == before
     output.write_bytes(content()[:-1] + b"x")
     assert fetch().read_bytes() == content()
 
