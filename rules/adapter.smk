@@ -24,7 +24,6 @@ rule convert_adapter_to_gguf:
         weights=adapter_weights,
         converter=converter_files(),
         script=script("convert_adapter_to_gguf"),
-        library=library("convert_adapter_to_gguf"),
     output:
         gguf=ADAPTER_GGUF,
         record=ADAPTER_RECORD,
@@ -41,6 +40,7 @@ rule convert_adapter_to_gguf:
         spec=adapter_spec,
         converter=lambda wildcards, input: input.converter[0],
         base=lambda wildcards: CONFIG.models[wildcards.model].base,
+        code=code_digest("convert_adapter_to_gguf"),
     message:
         "Converting the adapter of {wildcards.model} to GGUF"
     shell:
@@ -62,7 +62,6 @@ rule take_base_from_ollama:
     input:
         plan=rules.plan_merge.output,
         script=script("take_base_from_ollama"),
-        library=library("take_base_from_ollama"),
     output:
         gguf="results/{model}/gguf/{model}.{quant}.gguf",
         record="results/{model}/gguf/{model}.{quant}.json",
@@ -83,6 +82,7 @@ rule take_base_from_ollama:
         spec=place_spec,
         source=lambda wildcards: FROM_OLLAMA[wildcards.model],
         timeout=lambda wildcards, input: CONFIG.timeout,
+        code=code_digest("take_base_from_ollama"),
     message:
         "Taking the weights of {params.source} for the base of {wildcards.model}"
     shell:

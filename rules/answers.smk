@@ -21,7 +21,6 @@ rule ask_questions:
         adapter=adapter_record,
         questions=questions_file,
         script=script("ask_questions"),
-        library=library("ask_questions"),
     output:
         ANSWERS_OF_ONE,
     log:
@@ -37,6 +36,7 @@ rule ask_questions:
     params:
         spec=question_spec,
         timeout=lambda wildcards, input: CONFIG.timeout,
+        code=code_digest("ask_questions"),
     message:
         "Asking {wildcards.model} {wildcards.quant} the questions of {wildcards.asker}"
     shell:
@@ -57,7 +57,6 @@ rule compare_answers:
         answers=answers_to_compare,
         judged=judged_before_comparing,
         script=script("compare_answers"),
-        library=library("compare_answers"),
     output:
         scores="results/{model}/answers.json",
         table="results/{model}/answers.md",
@@ -76,6 +75,7 @@ rule compare_answers:
         limit_key=lambda wildcards: CONFIG.models[wildcards.model].answers.limit_key,
         on_fail=lambda wildcards: CONFIG.models[wildcards.model].answers.on_fail,
         spec=comparison_spec,
+        code=code_digest("compare_answers"),
     message:
         "Comparing the answers of {wildcards.model}"
     shell:
@@ -104,7 +104,6 @@ rule check_answers:
         answers=rules.compare_answers.output.scores,
         pages=pages_of_answers,
         script=script("check_answers"),
-        library=library("check_answers"),
     output:
         "results/{model}/answers.verdict.json",
     log:
@@ -114,6 +113,8 @@ rule check_answers:
         "../envs/ollama.yaml"
     resources:
         mem_mb=500,
+    params:
+        code=code_digest("check_answers"),
     message:
         "Judging the answers of {wildcards.model}"
     shell:

@@ -21,7 +21,6 @@ rule plan_bitsandbytes:
         plan=rules.plan_merge.output,
         config=base_config,
         script=script("plan_bitsandbytes"),
-        library=library("plan_bitsandbytes"),
     output:
         BITSANDBYTES_PLAN,
     log:
@@ -37,6 +36,7 @@ rule plan_bitsandbytes:
         base=lambda wildcards, input: os.path.dirname(input.config),
         key="models.{model}.bitsandbytes",
         settings=bitsandbytes_weights_settings,
+        code=code_digest("plan_bitsandbytes"),
     message:
         "Planning {wildcards.precision} of {wildcards.model}"
     shell:
@@ -59,7 +59,6 @@ rule quantize_bitsandbytes:
         plan=rules.plan_merge.output,
         layers=BITSANDBYTES_PLAN,
         script=script("quantize_bitsandbytes"),
-        library=library("quantize_bitsandbytes"),
     output:
         shard=BITSANDBYTES_SHARD,
         record=BITSANDBYTES_RECORD,
@@ -76,6 +75,7 @@ rule quantize_bitsandbytes:
     params:
         merged=MERGED_SHARD,
         spec=bitsandbytes_shard_spec,
+        code=code_digest("quantize_bitsandbytes"),
     message:
         "Quantizing shard {wildcards.shard} of {wildcards.nshards} of {wildcards.model} to {wildcards.precision}"
     shell:
@@ -100,7 +100,6 @@ rule write_bitsandbytes_files:
         layers=BITSANDBYTES_PLAN,
         manifest=rules.write_model_files.output.manifest,
         script=script("write_bitsandbytes_files"),
-        library=library("write_bitsandbytes_files"),
     output:
         config="results/{model}/bitsandbytes/{precision}/config.json",
         index="results/{model}/bitsandbytes/{precision}/model.safetensors.index.json",
@@ -114,6 +113,7 @@ rule write_bitsandbytes_files:
     params:
         folder=lambda wildcards, output: os.path.dirname(output.config),
         settings=bitsandbytes_settings,
+        code=code_digest("write_bitsandbytes_files"),
     message:
         "Writing config and tokenizer of {wildcards.model} in {wildcards.precision}"
     shell:
@@ -142,7 +142,6 @@ rule evaluate_bitsandbytes:
         text="results/{model}/quality/evaluation.txt",
         evaluation="results/{model}/quality/evaluation.json",
         script=script("evaluate_bitsandbytes"),
-        library=library("evaluate_bitsandbytes"),
     output:
         QUALITY_OF_CHECKPOINT,
     log:
@@ -158,6 +157,7 @@ rule evaluate_bitsandbytes:
         checkpoint=lambda wildcards, input: input.record.removesuffix(".json"),
         merged=lambda wildcards, input: os.path.dirname(input.manifest),
         spec=checkpoint_measuring_spec,
+        code=code_digest("evaluate_bitsandbytes"),
     message:
         "Evaluating {wildcards.model} {wildcards.precision}"
     shell:

@@ -15,7 +15,6 @@ rule check_inputs:
     input:
         files=users_small_files,
         script=script("check_inputs"),
-        library=library("check_inputs"),
     output:
         "results/{model}/inputs.json",
     log:
@@ -30,6 +29,7 @@ rule check_inputs:
     params:
         spec=check_spec,
         now=check_now,
+        code=code_digest("check_inputs"),
     message:
         "Checking the inputs of {wildcards.model}"
     shell:

@@ -200,11 +200,10 @@ def of_weights(pattern, name, quant):
 def quantizations_of(name):
     """Return a model's quantizations, for which the plan of an automatic one must have been made."""
     model = CONFIG.models[name]
-    return (
-        chosen_first(model, checkpoints.plan_memory.get(model=name).output[0])
-        if model.is_automatic
-        else model.quantizations
-    )
+    if not model.is_automatic:
+        return model.quantizations
+    checkpoints.take_recommendation.get(model=name)
+    return chosen_first(model, PLAN.format(model=name))
 
 
 def measured_types(name):
@@ -448,17 +447,20 @@ def script(rule_name):
     return os.path.relpath(os.path.join(workflow.basedir, "scripts", f"{rule_name}.py"))
 
 
-def library(rule_name):
-    """Return the library modules that a rule's script really uses."""
-    return [os.path.relpath(module) for module in modules_used_by(Path(script(rule_name)).resolve())]
+@cache
+def code_digest(rule_name):
+    """Return what changes when a rule's script, or a library module that it really uses, changes.
+
+    One param: the modules as inputs would be most of the graph's files, each looked at for every job.
+    """
+    file = Path(script(rule_name)).resolve()
+    return hashlib.sha256("".join(map(source_digest, [file, *modules_used_by(file)])).encode()).hexdigest()
 
 
 @cache
-def code_digest(rule_name):
-    """Return what changes when a rule's script or a library module of it changes."""
-    return hashlib.sha256(
-        "".join(map(sha256_of, map(Path, [script(rule_name), *library(rule_name)]))).encode()
-    ).hexdigest()
+def source_digest(file):
+    """Return the sha256 of a file of the code, which many rules share."""
+    return sha256_of(file)
 
 
 def demo_text(name):

@@ -19,7 +19,6 @@ rule train_demo_base:
         general=demo_text("general.jsonl"),
         questions=demo_text("road_design.jsonl"),
         script=script("train_demo_base"),
-        library=library("train_demo_base"),
     output:
         shards=DEMO_BASE_WEIGHTS,
         files=DEMO_BASE_FILES,
@@ -35,6 +34,7 @@ rule train_demo_base:
         disk_mb=100,
     params:
         folder=lambda wildcards, output: os.path.dirname(output.files[0]),
+        code=code_digest("train_demo_base"),
     message:
         "Training the demo's base model"
     shell:
@@ -53,7 +53,6 @@ rule train_demo_adapter:
         base=rules.train_demo_base.output,
         questions=demo_text("road_design.jsonl"),
         script=script("train_demo_adapter"),
-        library=library("train_demo_adapter"),
     output:
         weights=DEMO_ADAPTER_WEIGHTS,
         files=DEMO_ADAPTER_FILES,
@@ -71,6 +70,7 @@ rule train_demo_adapter:
         base=lambda wildcards, input: os.path.dirname(input.base[0]),
         folder=lambda wildcards, output: os.path.dirname(output.files[0]),
         system="道路設計の専門家として回答します。",
+        code=code_digest("train_demo_adapter"),
     message:
         "Training the demo's adapter"
     shell:

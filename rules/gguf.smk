@@ -22,7 +22,6 @@ rule convert_to_gguf:
         manifest=rules.write_model_files.output.manifest,
         converter=converter_files(),
         script=script("convert_to_gguf"),
-        library=library("convert_to_gguf"),
     output:
         gguf=kept(UNQUANTIZED, CONFIG.keep_unquantized),
         record=CONVERSION,
@@ -38,6 +37,7 @@ rule convert_to_gguf:
     params:
         converter=lambda wildcards, input: input.converter[0],
         about=convert_time,
+        code=code_digest("convert_to_gguf"),
     message:
         "Converting {wildcards.model} to GGUF{params.about}"
     shell:
@@ -62,7 +62,6 @@ rule record_conversion:
         manifest=rules.write_model_files.output.manifest,
         converter=converter_files(),
         script=script("record_conversion"),
-        library=library("record_conversion"),
     output:
         UNQUANTIZED_RECORD,
     log:
@@ -74,6 +73,7 @@ rule record_conversion:
         mem_mb=500,
     params:
         spec=conversion_spec,
+        code=code_digest("record_conversion"),
     message:
         "Recording the unquantized GGUF of {wildcards.model}"
     shell:
@@ -96,7 +96,6 @@ rule quantize:
         matrix=imatrix_for("results/{model}/gguf/{model}.imatrix.json"),
         program=program_files("llama-quantize"),
         script=script("quantize"),
-        library=library("quantize"),
     output:
         gguf=ensure("results/{model}/gguf/{model}.{quant}.gguf", non_empty=True),
         record="results/{model}/gguf/{model}.{quant}.json",
@@ -115,6 +114,7 @@ rule quantize:
         program=lambda wildcards, input: program_path("llama-quantize"),
         spec=quantization_spec,
         about=quantize_time,
+        code=code_digest("quantize"),
     message:
         "Quantizing {wildcards.model} to {wildcards.quant}{params.about}"
     shell:
@@ -142,7 +142,6 @@ rule release_unquantized:
         record=ancient(UNQUANTIZED_RECORD),
         used=user_of_unquantized,
         script=script("release_unquantized"),
-        library=library("release_unquantized"),
     output:
         touch("results/{model}/gguf/{model}.{user}.released"),
     log:
@@ -152,6 +151,8 @@ rule release_unquantized:
         "../envs/ollama.yaml"
     resources:
         mem_mb=500,
+    params:
+        code=code_digest("release_unquantized"),
     message:
         "The {wildcards.user} of {wildcards.model} needs the unquantized GGUF no more"
     shell:

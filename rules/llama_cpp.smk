@@ -13,7 +13,6 @@ rule fetch_llama_cpp:
     """Download the source of llama.cpp, check its sha256 and unpack it."""
     input:
         script=script("fetch_llama_cpp"),
-        library=library("fetch_llama_cpp"),
     output:
         record=f"{LLAMA_CPP}/source.json",
         converter=f"{LLAMA_CPP}/source/convert_hf_to_gguf.py",
@@ -32,6 +31,7 @@ rule fetch_llama_cpp:
         disk_mb=500,
     params:
         folder=subpath(output.record, parent=True),
+        code=code_digest("fetch_llama_cpp"),
     message:
         "Fetching the source of llama.cpp"
     shell:
@@ -48,7 +48,6 @@ rule build_llama_cpp:
         source=rules.fetch_llama_cpp.output.record,
         converter=ancient(rules.fetch_llama_cpp.output.converter),
         script=script("build_llama_cpp"),
-        library=library("build_llama_cpp"),
     output:
         program=f"{LLAMA_CPP}/bin/{{program}}",
         record=f"{LLAMA_CPP}/bin/{{program}}.json",
@@ -66,6 +65,7 @@ rule build_llama_cpp:
     params:
         source=subpath(input.converter, parent=True),
         jobs=lambda wildcards, input: BUILD_JOBS,
+        code=code_digest("build_llama_cpp"),
     message:
         "Building {wildcards.program} (once; a few minutes)"
     shell:

@@ -23,7 +23,6 @@ rule plan_merge:
         files=small_files,
         weights=all_weights,
         script=script("plan_merge"),
-        library=library("plan_merge"),
     output:
         "results/{model}/merge_plan.json",
     log:
@@ -37,6 +36,7 @@ rule plan_merge:
         mem_mb=1000,
     params:
         spec=plan_spec,
+        code=code_digest("plan_merge"),
     message:
         "Planning the merge of {wildcards.model}"
     shell:
@@ -54,7 +54,6 @@ rule merge_shard:
         plan=rules.plan_merge.output,
         weights=shard_weights,
         script=script("merge_shard"),
-        library=library("merge_shard"),
     output:
         shard=kept("results/{model}/merged/model-{shard}-of-{nshards}.safetensors", CONFIG.keep_merged),
         record="results/{model}/merge_records/model-{shard}-of-{nshards}.json",
@@ -71,6 +70,7 @@ rule merge_shard:
     params:
         spec=shard_spec,
         about=merge_time,
+        code=code_digest("merge_shard"),
     message:
         "Merging shard {wildcards.shard} of {wildcards.nshards} of {wildcards.model}{params.about}"
     shell:
@@ -92,7 +92,6 @@ rule write_merge_report:
         plan=rules.plan_merge.output,
         records=merge_records,
         script=script("write_merge_report"),
-        library=library("write_merge_report"),
     output:
         report=report(
             "results/{model}/merge_report.json",
@@ -114,6 +113,8 @@ rule write_merge_report:
         "../envs/torch.yaml"
     resources:
         mem_mb=500,
+    params:
+        code=code_digest("write_merge_report"),
     message:
         "Summing up the merge of {wildcards.model}"
     shell:
@@ -134,7 +135,6 @@ rule write_model_files:
         plan=rules.plan_merge.output,
         files=small_files,
         script=script("write_model_files"),
-        library=library("write_model_files"),
     output:
         config="results/{model}/merged/config.json",
         index="results/{model}/merged/model.safetensors.index.json",
@@ -147,6 +147,7 @@ rule write_model_files:
         mem_mb=500,
     params:
         spec=source_spec,
+        code=code_digest("write_model_files"),
     message:
         "Writing config and tokenizer of {wildcards.model}"
     shell:

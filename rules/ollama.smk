@@ -19,7 +19,6 @@ rule choose_template:
         manifest=rules.write_model_files.output.manifest,
         record=unquantized_record,
         script=script("choose_template"),
-        library=library("choose_template"),
     output:
         "results/{model}/ollama/template.json",
     log:
@@ -31,6 +30,7 @@ rule choose_template:
         mem_mb=500,
     params:
         policy=template_spec,
+        code=code_digest("choose_template"),
     message:
         "Choosing the template of {wildcards.model}"
     shell:
@@ -52,7 +52,6 @@ rule write_modelfile:
         template=rules.choose_template.output,
         plan=plan_of_num_ctx,
         script=script("write_modelfile"),
-        library=library("write_modelfile"),
     output:
         modelfile="results/{model}/ollama/{quant}/Modelfile",
         request="results/{model}/ollama/{quant}/create_request.json",
@@ -67,6 +66,7 @@ rule write_modelfile:
         spec=modelfile_spec,
         gguf=weights_served,
         adapter=adapter_served,
+        code=code_digest("write_modelfile"),
     message:
         "Writing the Modelfile of {wildcards.model} {wildcards.quant}"
     shell:
@@ -97,7 +97,6 @@ rule register:
         request=rules.write_modelfile.output.request,
         verdict=verdict_before_registration,
         script=script("register"),
-        library=library("register"),
     output:
         marker=report(
             MARKER,
@@ -120,6 +119,7 @@ rule register:
     params:
         spec=place_spec,
         timeout=lambda wildcards, input: CONFIG.timeout,
+        code=code_digest("register"),
     message:
         "Registering {wildcards.model} {wildcards.quant} in Ollama"
     shell:
@@ -152,7 +152,6 @@ rule check_template:
         gguf=ancient(smallest_quantization(WEIGHTS)),
         tokenize=lambda wildcards: program_files("llama-tokenize"),
         script=script("check_template"),
-        library=library("check_template"),
     output:
         TEMPLATE_CHECK,
     log:
@@ -170,6 +169,7 @@ rule check_template:
         timeout=lambda wildcards, input: CONFIG.timeout,
         tokenize=lambda wildcards, input: program_path("llama-tokenize"),
         serve=lambda wildcards, input: program_if_found("llama-server"),
+        code=code_digest("check_template"),
     message:
         "Checking how {wildcards.model} is prompted"
     shell:

@@ -9,6 +9,7 @@ OUTPUTS:
     results/{model}/ghost.json             what llama.cpp's own programs say of a model without weights
     resources/ghosts/{shape}.json          the same of a base that is not here, or of an alternative
     results/{model}/plan.json              sizes, memory, what fits, the recommendation, num_ctx
+    results/{model}/plan.taken             that the graph goes by it, with `quantizations: auto`
     results/{model}/plan.{md, svg}         the same for people
     results/{model}/times.json             how long each type may take to make
 
@@ -20,7 +21,6 @@ rule fetch_shape:
     """Fetch config.json and the headers of the weights from the hub: a few hundred kB."""
     input:
         script=script("fetch_shape"),
-        library=library("fetch_shape"),
     output:
         "resources/shapes/{shape}.json",
     log:
@@ -33,6 +33,7 @@ rule fetch_shape:
         mem_mb=500,
     params:
         shipped=SHIPPED_SHAPES,
+        code=code_digest("fetch_shape"),
     message:
         "Fetching the headers of {wildcards.shape}"
     shell:
@@ -55,7 +56,6 @@ rule measure_ghost:
         quantize=program_files("llama-quantize"),
         fit_params=fit_params_files(),
         script=script("measure_ghost"),
-        library=library("measure_ghost"),
     output:
         "results/{model}/ghost.json",
     log:
@@ -77,6 +77,7 @@ rule measure_ghost:
         quantize=lambda wildcards, input: program_path("llama-quantize"),
         fit_params=lambda wildcards, input: fit_params_path(),
         programs=ghost_programs(),
+        code=code_digest("measure_ghost"),
     message:
         "Measuring what {wildcards.model} will take"
     shell:
@@ -103,7 +104,6 @@ rule measure_shape:
         quantize=program_files("llama-quantize"),
         fit_params=fit_params_files(),
         script=script("measure_ghost"),
-        library=library("measure_ghost"),
     output:
         "resources/ghosts/{shape}.json",
     log:
@@ -124,6 +124,7 @@ rule measure_shape:
         quantize=lambda wildcards, input: program_path("llama-quantize"),
         fit_params=lambda wildcards, input: fit_params_path(),
         programs=ghost_programs(),
+        code=code_digest("measure_ghost"),
     message:
         "Measuring what {wildcards.shape} would take"
     shell:
@@ -141,13 +142,12 @@ rule measure_shape:
         """
 
 
-checkpoint plan_memory:
-    """Judge every quantization against the memory there is; a checkpoint, since `quantizations: auto` takes its word."""
+rule plan_memory:
+    """Judge every quantization against the memory there is."""
     input:
         ghost=ghost_of_model,
         alternatives=ghosts_of_alternatives,
         script=script("plan_memory"),
-        library=library("plan_memory"),
     output:
         PLAN,
     log:
@@ -161,6 +161,7 @@ checkpoint plan_memory:
         mem_mb=500,
     params:
         spec=memory_spec,
+        code=code_digest("plan_memory"),
     message:
         "Planning the memory of {wildcards.model}"
     shell:
@@ -175,15 +176,29 @@ checkpoint plan_memory:
         """
 
 
+checkpoint take_recommendation:
+    """Have the graph drawn anew with the type that the plan recommends, for `quantizations: auto`.
+
+    A rule of its own: Snakemake looks again at all that comes after a checkpoint, also one that is done, and only few models
+    take the plan's word.
+    """
+    input:
+        PLAN,
+    output:
+        touch("results/{model}/plan.taken"),
+    priority: 90
+    localrule: True
+    message:
+        "Taking the quantization that the plan of {wildcards.model} recommends"
+
+
 rule draw_plan:
     """Write the plan for people, with the time each job may take by what earlier ones took on this machine."""
     input:
         plan=PLAN,
         ghost=ghost_of_model,
         script=script("draw_plan"),
-        library=library("draw_plan"),
         estimate=script("estimate_times"),
-        estimates=library("estimate_times"),
     output:
         times="results/{model}/times.json",
         text="results/{model}/plan.md",
@@ -201,6 +216,9 @@ rule draw_plan:
         "../envs/torch.yaml"
     resources:
         mem_mb=500,
+    params:
+        code=code_digest("draw_plan"),
+        estimates=code_digest("estimate_times"),
     message:
         "Drawing the plan of {wildcards.model}"
     shell:

@@ -28,7 +28,6 @@ rule check_overlap:
         evaluation=evaluation_texts,
         calibration=calibration_texts,
         script=script("check_overlap"),
-        library=library("check_overlap"),
     output:
         "results/{model}/quality/overlap.json",
     log:
@@ -44,6 +43,7 @@ rule check_overlap:
         evaluation_chat=lambda wildcards: list(CONFIG.models[wildcards.model].quality.evaluation.chat),
         calibration_text=lambda wildcards: list(CONFIG.models[wildcards.model].calibration.text),
         calibration_chat=lambda wildcards: list(CONFIG.models[wildcards.model].calibration.chat),
+        code=code_digest("check_overlap"),
     message:
         "Comparing the texts of {wildcards.model}"
     shell:
@@ -65,7 +65,6 @@ rule prepare_text:
         texts=lambda wildcards: list(domain_text(wildcards).files),
         manifest=rules.write_model_files.output.manifest,
         script=script("prepare_text"),
-        library=library("prepare_text"),
     output:
         text="results/{model}/quality/{purpose}.txt",
         record="results/{model}/quality/{purpose}.json",
@@ -85,6 +84,7 @@ rule prepare_text:
         chat=lambda wildcards: list(domain_text(wildcards).chat),
         chunks=lambda wildcards: domain_text(wildcards).chunks or "all",
         context=lambda wildcards: domain_text(wildcards).context,
+        code=code_digest("prepare_text"),
     message:
         "Preparing the {wildcards.purpose} text of {wildcards.model}"
     shell:
@@ -113,7 +113,6 @@ rule compute_imatrix:
         record="results/{model}/quality/calibration.json",
         program=lambda wildcards: program_files("llama-imatrix"),
         script=script("compute_imatrix"),
-        library=library("compute_imatrix"),
     output:
         imatrix="results/{model}/gguf/{model}.imatrix.gguf",
         record="results/{model}/gguf/{model}.imatrix.json",
@@ -130,6 +129,7 @@ rule compute_imatrix:
         gguf=UNQUANTIZED,
         program=lambda wildcards, input: program_path("llama-imatrix"),
         spec=imatrix_spec,
+        code=code_digest("compute_imatrix"),
     message:
         "Computing the importance matrix of {wildcards.model}"
     shell:
@@ -158,7 +158,6 @@ rule evaluate_reference:
         record="results/{model}/quality/evaluation.json",
         program=lambda wildcards: program_files("llama-perplexity"),
         script=script("evaluate_reference"),
-        library=library("evaluate_reference"),
     output:
         logits=temp(REFERENCE_LOGITS),
         record="results/{model}/quality/reference.json",
@@ -174,6 +173,7 @@ rule evaluate_reference:
     params:
         program=lambda wildcards, input: program_path("llama-perplexity"),
         identity=lambda wildcards: program_version("llama-perplexity"),
+        code=code_digest("evaluate_reference"),
     message:
         "Evaluating {wildcards.model} before quantization"
     shell:
@@ -208,7 +208,6 @@ rule evaluate_quality:
         evaluation="results/{model}/quality/evaluation.json",
         program=lambda wildcards: program_files("llama-perplexity"),
         script=script("evaluate_quality"),
-        library=library("evaluate_quality"),
     output:
         QUALITY_OF_ONE,
     log:
@@ -226,6 +225,7 @@ rule evaluate_quality:
         logits=REFERENCE_LOGITS,
         program=lambda wildcards, input: program_path("llama-perplexity"),
         spec=measuring_spec,
+        code=code_digest("evaluate_quality"),
     message:
         "Evaluating {wildcards.model} {wildcards.measured}"
     shell:
@@ -277,7 +277,6 @@ rule measure_speed:
         plan=rules.plan_merge.output,
         program=lambda wildcards: program_files("llama-bench"),
         script=script("measure_speed"),
-        library=library("measure_speed"),
     output:
         SPEED_OF_ONE,
     log:
@@ -293,6 +292,7 @@ rule measure_speed:
     params:
         program=lambda wildcards, input: program_path("llama-bench"),
         identity=lambda wildcards: program_version("llama-bench"),
+        code=code_digest("measure_speed"),
     message:
         "Measuring the speed of {wildcards.model} {wildcards.quant}"
     shell:
@@ -322,7 +322,6 @@ rule summarize_quality:
         speeds=measured_speeds,
         checkpoints=measured_checkpoints,
         script=script("summarize_quality"),
-        library=library("summarize_quality"),
     output:
         summary=QUALITY_SUMMARY,
         table="results/{model}/quality.md",
@@ -342,6 +341,7 @@ rule summarize_quality:
         mem_mb=500,
     params:
         spec=limits_spec,
+        code=code_digest("summarize_quality"),
     message:
         "Summing up the quality of {wildcards.model}"
     shell:
@@ -370,7 +370,6 @@ rule judge_quality:
     input:
         quality=rules.summarize_quality.output.summary,
         script=script("judge_quality"),
-        library=library("judge_quality"),
     output:
         VERDICT,
     log:
@@ -380,6 +379,8 @@ rule judge_quality:
         "../envs/ollama.yaml"
     resources:
         mem_mb=500,
+    params:
+        code=code_digest("judge_quality"),
     message:
         "Judging {wildcards.model} {wildcards.quant}"
     shell:

@@ -20,7 +20,6 @@ rule write_rag_config:
         judged=judged_before_rag,
         plan=plan_of_rag_num_ctx,
         script=script("write_rag_config"),
-        library=library("write_rag_config"),
     output:
         RAG_CONFIG,
     log:
@@ -33,6 +32,7 @@ rule write_rag_config:
         ollama=1,
     params:
         spec=rag_spec,
+        code=code_digest("write_rag_config"),
     message:
         "Telling the RAG application of {wildcards.model}"
     shell:

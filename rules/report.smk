@@ -32,7 +32,6 @@ rule write_overview:
         imatrix=imatrix_if_computed,
         pictures=pictures_of_overview,
         script=script("write_overview"),
-        library=library("write_overview"),
     output:
         overview=report(
             "results/{model}/overview.html",
@@ -62,6 +61,8 @@ rule write_overview:
         "../envs/ollama.yaml"
     resources:
         mem_mb=500,
+    params:
+        code=code_digest("write_overview"),
     message:
         "Writing the overview of {wildcards.model}"
     shell:
@@ -95,7 +96,6 @@ rule write_page:
         text="results/{model}/{document}.md",
         pictures=picture_of_document,
         script=script("write_page"),
-        library=library("write_page"),
     output:
         report(
             "results/{model}/{document}.html",
@@ -113,6 +113,8 @@ rule write_page:
         "../envs/ollama.yaml"
     resources:
         mem_mb=500,
+    params:
+        code=code_digest("write_page"),
     message:
         "Writing the page {wildcards.document} of {wildcards.model}"
     shell:

@@ -20,7 +20,6 @@ rule write_serving_files:
         files=small_files,
         checkpoint=checkpoint_to_serve,
         script=script("write_serving_files"),
-        library=library("write_serving_files"),
     output:
         vllm="results/{model}/serve/{checkpoint}/vllm.yaml",
         compose="results/{model}/serve/{checkpoint}/compose.yaml",
@@ -35,6 +34,7 @@ rule write_serving_files:
         mem_mb=500,
     params:
         spec=serving_spec,
+        code=code_digest("write_serving_files"),
     message:
         "Writing how to serve {wildcards.model} from {wildcards.checkpoint}"
     shell:

@@ -21,7 +21,6 @@ rule plan:
         plans=expand(PLAN, model=PLANNED),
         times=expand("results/{model}/times.json", model=PLANNED),
         script=script("plan"),
-        library=library("plan"),
     log:
         "logs/plan/plans.log",
     localrule: True
@@ -29,6 +28,7 @@ rule plan:
         "../envs/ollama.yaml"
     params:
         types=quantizations_named(),
+        code=code_digest("plan"),
     message:
         "What fits"
     shell:
