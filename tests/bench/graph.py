@@ -96,21 +96,17 @@ def save_programs(folder: Path) -> None:
 
 def save_models(folder: Path, count: int) -> None:
     """Save the inputs of so many models, and the configuration. The files of the bases are one on the disk."""
-    save_base(folder / "bases/0")
-    save_adapter(folder / "adapters/0")
-    for number in range(1, count):
+    save_base(folder / "bases/model-000")
+    save_adapter(folder / "adapters/model-000")
+    names = [f"model-{number:03d}" for number in range(count)]
+    for name in names[1:]:
         for kind in ("bases", "adapters"):
-            (folder / kind / str(number)).mkdir()
-            for file in (folder / kind / "0").iterdir():
-                (folder / kind / str(number) / file.name).hardlink_to(file)
+            (folder / kind / name).mkdir()
+            for file in (folder / kind / "model-000").iterdir():
+                (folder / kind / name / file.name).hardlink_to(file)
     save_programs(folder / "llama.cpp")
     models = {
-        f"model-{number:03d}": {
-            "base": f"bases/{number}",
-            "adapter": f"adapters/{number}",
-            "quantizations": QUANTIZATIONS,
-        }
-        for number in range(count)
+        name: {"base": f"bases/{name}", "adapter": f"adapters/{name}", "quantizations": QUANTIZATIONS} for name in names
     }
     config = {
         "models": models,
@@ -188,25 +184,33 @@ def seconds_of_ours(snakefile: Path, folder: Path) -> tuple[float, float]:
 
 
 def measure(count: int, folder: Path, rounds: int, snakefile: Path, first: bool) -> dict[str, float]:
-    save_models(folder, count)
+    """Return the figures of so many models, in keys of the form WHAT_FIGURE."""
+    floor = folder / "floor"
+    for place in (folder, floor):
+        save_models(place, count)
     (folder / "Empty").write_text("rule all:\n    input: []\n", encoding="utf-8")
-    empty_command = [*SNAKEMAKE, "--snakefile", str(folder / "Empty"), "--directory", str(folder), "-n", "all"]
-    command = [*SNAKEMAKE, *ours(snakefile, folder), "-n", "all"]
+    here = Path(__file__).parent
+    workflows = {
+        "empty": ["--snakefile", str(folder / "Empty"), "--directory", str(folder)],
+        "floor": ["--snakefile", str(here / "floor.smk"), "--directory", str(floor), "--configfile", str(floor / "many.yaml")],
+        "full": ours(snakefile, folder),
+    }
     row: dict[str, float] = {"models": count}
     if first:
-        taken = run([*command, "--quiet", "rules"], folder)
+        taken = run([*SNAKEMAKE, *workflows["full"], "-n", "all", "--quiet", "rules"], folder)
         row |= {"first_wall": taken.wall, "first_cpu": taken.cpu, "first_mb": taken.mb}
-    finish = [sys.executable, str(Path(__file__).with_name("finish_jobs.py")), *ours(snakefile, folder)]
-    run([*finish, "--cores", "1", "--no-hooks", "all"], folder)
-    empty, full = [], []
+    for name in ("floor", "full"):
+        finish = [sys.executable, str(here / "finish_jobs.py"), *workflows[name], "--cores", "1", "--no-hooks", "all"]
+        run(finish, folder)
+    runs: dict[str, list[Taken]] = {name: [] for name in workflows}
     for _ in range(rounds):
-        empty.append(run(empty_command, folder))
-        full.append(run(command, folder))
-        if "Nothing to be done" not in full[-1].said:
-            sys.exit(f"not the state of a finished build:\n{full[-1].said[:5000]}")
-    for name, runs in (("empty", empty), ("full", full)):
+        for name, workflow in workflows.items():
+            runs[name].append(run([*SNAKEMAKE, *workflow, "-n", "all"], folder))
+            if name != "empty" and "Nothing to be done" not in runs[name][-1].said:
+                sys.exit(f"{name}: not the state of a finished build:\n{runs[name][-1].said[:5000]}")
+    for name in workflows:
         for figure in ("wall", "cpu", "mb"):
-            row[f"{name}_{figure}"] = statistics.median(getattr(taken, figure) for taken in runs)
+            row[f"{name}_{figure}"] = statistics.median(getattr(taken, figure) for taken in runs[name])
     row["profiled_ours"], row["profiled_all"] = seconds_of_ours(snakefile, folder)
     return row
 
