@@ -5,7 +5,9 @@ inputs, params and resources. The only file that defines functions.
 Nothing here writes, asks a server or reads weights; of a weight file only size, time and header are looked at.
 """
 
+import gc
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -20,6 +22,8 @@ from snakemake.exceptions import WorkflowError
 from snakemake.io import flag
 from snakemake_interface_storage_plugins.registry import StoragePluginRegistry
 
+# A graph is millions of objects that stay: to look for garbage among them at Python's usual rate takes a tenth of the time.
+gc.set_threshold(200_000, 20, 100)
 sys.path.insert(0, os.path.join(workflow.basedir, "scripts"))
 
 import snakemake_storage_plugin_ollama
@@ -96,6 +100,12 @@ def checked_configuration():
 
 
 @cache
+def refuse_placeholders():
+    """Refuse a configuration in which something is still to be filled in; looked at once."""
+    or_one_message(require_no_placeholders, config)
+
+
+@cache
 def sources_of(name):
     """Return (weights, small files) of a model's base, then of each of its adapters, as paths."""
     model = CONFIG.models[name]
@@ -108,7 +118,7 @@ def sources_of(name):
         )
         or_one_message(require_no_placeholders, config, absent)
         raise WorkflowError(absent)
-    or_one_message(require_no_placeholders, config)
+    refuse_placeholders()
     folders = [("base", model.base)] + [("adapter", adapter.path) for adapter in model.adapters]
     return [
         MADE_HERE.get(folder) or or_one_message(source_files, kind, folder, f"models.{name}.{kind}")
@@ -476,7 +486,13 @@ def kept(path, keep):
 
 def weights_input(path):
     """Return a weight file as an input: the demo's as it is, the user's without regard to its time."""
-    return path if os.path.dirname(path) in MADE_HERE else ancient(path)
+    return path if is_made_here(path) else ancient(path)
+
+
+@cache
+def is_made_here(path):
+    """Return whether a file of base or adapter is the demo's, which rules make."""
+    return os.path.dirname(path) in MADE_HERE
 
 
 def small_files(wildcards):
@@ -486,7 +502,7 @@ def small_files(wildcards):
 
 def users_small_files(wildcards):
     """Return the small files that the user brought: what can be checked before anything has run."""
-    return [file for file in small_files(wildcards) if os.path.dirname(file) not in MADE_HERE]
+    return [file for file in small_files(wildcards) if not is_made_here(file)]
 
 
 def all_weights(wildcards):
@@ -1154,6 +1170,16 @@ def spec(**values):
     return json.dumps(values, sort_keys=True, ensure_ascii=False)
 
 
+class Later:
+    """A param that starts no job, found out when a command or message is written, and not each time the graph is drawn."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def __str__(self):
+        return self.text()
+
+
 @cache
 def seen(name):
     """Return what the earlier merges of a model have read."""
@@ -1166,7 +1192,7 @@ def seen(name):
 
 def identities(name, files):
     """Return path -> identity of weight files that the user brought; the demo's rules look after their own."""
-    return {file: identity_of(Path(file), seen(name)) for file in files if os.path.dirname(file) not in MADE_HERE}
+    return {file: identity_of(Path(file), seen(name)) for file in files if not is_made_here(file)}
 
 
 # The plan ---------------------------------------------------------------------------------------------------------
@@ -1274,24 +1300,30 @@ def check_now(wildcards, input):
     """Return what may change without the inputs having to be checked again: it starts no job."""
     model = CONFIG.models[wildcards.model]
     builds = [f"{LLAMA_CPP}/bin/{program}" for program in programs_to_build()]
-    others = [
-        {
-            "name": name,
-            "base_bytes": sum(os.path.getsize(file) for file in sources_of(name)[0][0] if os.path.exists(file)),
-            "quantizations": list(quantizations_so_far(name))
-            or [AUTO] * CONFIG.models[name].is_automatic + list(CONFIG.models[name].quantizations),
-            "compared": [*CONFIG.models[name].quality.compare, *served_types(name)],
-            "measured_unquantized": name in MEASURED_BASES,
-            "checkpoints": list(CONFIG.models[name].bitsandbytes.types),
-        }
-        for name in BUILT
-        if name != wildcards.model and name not in ADAPTER_ONLY
-    ]
-    return spec(
-        chosen=list(quantizations_so_far(wildcards.model)) if model.is_automatic else [],
-        builds_llama_cpp=not all(map(os.path.exists, builds)),
-        others=others,
-    )
+    others = [name for name in BUILT if name != wildcards.model and name not in ADAPTER_ONLY]
+
+    def now():
+        return spec(
+            chosen=list(quantizations_so_far(wildcards.model)) if model.is_automatic else [],
+            builds_llama_cpp=not all(map(os.path.exists, builds)),
+            others=[built_beside(name) for name in others],
+        )
+
+    return Later(now)
+
+
+@cache
+def built_beside(name):
+    """Return what the disk that a model takes is estimated from when another one is checked."""
+    model = CONFIG.models[name]
+    return {
+        "name": name,
+        "base_bytes": sum(os.path.getsize(file) for file in sources_of(name)[0][0] if os.path.exists(file)),
+        "quantizations": list(quantizations_so_far(name)) or [AUTO] * model.is_automatic + list(model.quantizations),
+        "compared": [*model.quality.compare, *served_types(name)],
+        "measured_unquantized": name in MEASURED_BASES,
+        "checkpoints": list(model.bitsandbytes.types),
+    }
 
 
 def limits_spec(wildcards):
@@ -1307,7 +1339,7 @@ def plan_spec(wildcards):
         base=model.base,
         adapters=[vars(adapter) for adapter in model.adapters],
         dtype=CONFIG.dtype,
-        headers={file: header_digest(Path(file)) for file in weights if os.path.dirname(file) not in MADE_HERE},
+        headers={file: header_digest(Path(file)) for file in weights if not is_made_here(file)},
     )
 
 
@@ -1519,24 +1551,30 @@ def in_time(rule_name, quantity, kind):
     return "" if seconds is None else f", {job_times.in_words(seconds)}"
 
 
+def time_of(rule_name, input, quantity_and_kind):
+    """Return how long a job may take, of what is known when its plan is there: (quantity, kind) by the plan."""
+
+    def in_words():
+        return in_time(rule_name, *quantity_and_kind(merge_plan_of(input))) if os.path.exists(str(input.plan)) else ""
+
+    return Later(in_words)
+
+
 def merge_time(wildcards, input):
-    if not os.path.exists(str(input.plan)):
-        return ""
-    size = merge_needs(wildcards, input).disk_mb * 1_000_000
-    return in_time("merge_shard", size, "peft" if needs_peft(wildcards.model) else "plain")
+    shard = os.path.basename(MERGED_SHARD.format(**wildcards))
+    kind = "peft" if needs_peft(wildcards.model) else "plain"
+    return time_of("merge_shard", input, lambda plan: (job_needs.merge_shard(plan, shard).disk_mb * 1_000_000, kind))
 
 
 def convert_time(wildcards, input):
-    if not os.path.exists(str(input.plan)):
-        return ""
-    plan = merge_plan_of(input)
-    return in_time("convert_to_gguf", job_needs.unquantized_bytes(plan), job_needs.unquantized_type(plan))
+    def quantity_and_kind(plan):
+        return job_needs.unquantized_bytes(plan), job_needs.unquantized_type(plan)
+
+    return time_of("convert_to_gguf", input, quantity_and_kind)
 
 
 def quantize_time(wildcards, input):
-    if not os.path.exists(str(input.plan)):
-        return ""
-    return in_time("quantize", job_needs.elements(merge_plan_of(input)), wildcards.quant)
+    return time_of("quantize", input, lambda plan: (job_needs.elements(plan), wildcards.quant))
 
 
 # The last word --------------------------------------------------------------------------------------------------
@@ -1589,3 +1627,9 @@ def say_what_failed():
         if begin is not None:
             said = "\n    ".join(lines[begin:])
             print(f"\n{log_file.parts[1]} failed ({log_file}):\n\n    {said}\n", file=sys.stderr)
+
+
+# Snakemake asks what parameters a function has each time that it calls it: for every job, tens of thousands of times.
+for function in [value for value in globals().values() if inspect.isfunction(value)]:
+    if function.__code__.co_filename == say_what_failed.__code__.co_filename:
+        function.__signature__ = inspect.signature(function)

@@ -21,9 +21,7 @@ from snakemake.scheduling.job_scheduler import JobScheduler
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 import plan_merge
-
 from ollamake.ollama_store import OllamaStore
-
 
 BENCHMARK = (
     "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
