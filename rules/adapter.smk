@@ -23,7 +23,6 @@ rule convert_adapter_to_gguf:
         plan=rules.plan_merge.output,
         weights=adapter_weights,
         converter=converter_files(),
-        script=script("convert_adapter_to_gguf"),
     output:
         gguf=ADAPTER_GGUF,
         record=ADAPTER_RECORD,
@@ -40,13 +39,14 @@ rule convert_adapter_to_gguf:
         spec=adapter_spec,
         converter=lambda wildcards, input: input.converter[0],
         base=lambda wildcards: CONFIG.models[wildcards.model].base,
+        script=script("convert_adapter_to_gguf"),
         code=code_digest("convert_adapter_to_gguf"),
     message:
         "Converting the adapter of {wildcards.model} to GGUF"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --converter {params.converter:q} \
             --plan {input.plan:q} \
             --base {params.base:q} \
@@ -61,7 +61,6 @@ rule take_base_from_ollama:
     """Take the weights of a model in Ollama for the base's, once its norms are those of the base."""
     input:
         plan=rules.plan_merge.output,
-        script=script("take_base_from_ollama"),
     output:
         gguf="results/{model}/gguf/{model}.{quant}.gguf",
         record="results/{model}/gguf/{model}.{quant}.json",
@@ -82,13 +81,14 @@ rule take_base_from_ollama:
         spec=place_spec,
         source=lambda wildcards: FROM_OLLAMA[wildcards.model],
         timeout=lambda wildcards, input: CONFIG.timeout,
+        script=script("take_base_from_ollama"),
         code=code_digest("take_base_from_ollama"),
     message:
         "Taking the weights of {params.source} for the base of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --from {params.source:q} \
             --type {wildcards.quant:q} \
             --plan {input.plan:q} \

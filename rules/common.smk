@@ -510,6 +510,11 @@ def all_weights(wildcards):
     return [weights_input(file) for weights, files in sources_of(wildcards.model) for file in weights]
 
 
+def weights_made_here(wildcards):
+    """Return the weight files that rules make; what the user brought is in a rule's `spec`, and need not be looked at again."""
+    return [file for weights, files in sources_of(wildcards.model) for file in weights if is_made_here(file)]
+
+
 def shard_weights(wildcards):
     """Return the weight files that one shard is merged from: the base's shard and the adapters, seldom other shards."""
     (base, _), *adapters = sources_of(wildcards.model)

@@ -19,8 +19,6 @@ Not a byte of weights is read. What does not fit is to be known before the heavy
 
 rule fetch_shape:
     """Fetch config.json and the headers of the weights from the hub: a few hundred kB."""
-    input:
-        script=script("fetch_shape"),
     output:
         "resources/shapes/{shape}.json",
     log:
@@ -33,13 +31,14 @@ rule fetch_shape:
         mem_mb=500,
     params:
         shipped=SHIPPED_SHAPES,
+        script=script("fetch_shape"),
         code=code_digest("fetch_shape"),
     message:
         "Fetching the headers of {wildcards.shape}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --model {wildcards.shape:q} \
             --shipped {params.shipped:q} \
             --cached resources/shapes \
@@ -55,7 +54,6 @@ rule measure_ghost:
         converter=converter_files(),
         quantize=program_files("llama-quantize"),
         fit_params=fit_params_files(),
-        script=script("measure_ghost"),
     output:
         "results/{model}/ghost.json",
     log:
@@ -77,13 +75,14 @@ rule measure_ghost:
         quantize=lambda wildcards, input: program_path("llama-quantize"),
         fit_params=lambda wildcards, input: fit_params_path(),
         programs=ghost_programs(),
+        script=script("measure_ghost"),
         code=code_digest("measure_ghost"),
     message:
         "Measuring what {wildcards.model} will take"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --name {wildcards.model:q} \
             --plan {input.plan:q} \
             --spec {params.spec:q} \
@@ -103,7 +102,6 @@ rule measure_shape:
         converter=converter_files(),
         quantize=program_files("llama-quantize"),
         fit_params=fit_params_files(),
-        script=script("measure_ghost"),
     output:
         "resources/ghosts/{shape}.json",
     log:
@@ -124,13 +122,14 @@ rule measure_shape:
         quantize=lambda wildcards, input: program_path("llama-quantize"),
         fit_params=lambda wildcards, input: fit_params_path(),
         programs=ghost_programs(),
+        script=script("measure_ghost"),
         code=code_digest("measure_ghost"),
     message:
         "Measuring what {wildcards.shape} would take"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --name {wildcards.shape:q} \
             --shape {input.shape:q} \
             --converter {params.converter:q} \
@@ -147,7 +146,6 @@ rule plan_memory:
     input:
         ghost=ghost_of_model,
         alternatives=ghosts_of_alternatives,
-        script=script("plan_memory"),
     output:
         PLAN,
     log:
@@ -161,13 +159,14 @@ rule plan_memory:
         mem_mb=500,
     params:
         spec=memory_spec,
+        script=script("plan_memory"),
         code=code_digest("plan_memory"),
     message:
         "Planning the memory of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --name {wildcards.model:q} \
             --ghost {input.ghost:q} \
             --alternatives {input.alternatives:q} \
@@ -197,8 +196,6 @@ rule draw_plan:
     input:
         plan=PLAN,
         ghost=ghost_of_model,
-        script=script("draw_plan"),
-        estimate=script("estimate_times"),
     output:
         times="results/{model}/times.json",
         text="results/{model}/plan.md",
@@ -217,19 +214,21 @@ rule draw_plan:
     resources:
         mem_mb=500,
     params:
+        script=script("draw_plan"),
         code=code_digest("draw_plan"),
+        estimate=script("estimate_times"),
         estimates=code_digest("estimate_times"),
     message:
         "Drawing the plan of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.estimate:q} \
+        python {params.estimate:q} \
             --ghost {input.ghost:q} \
             --benchmarks benchmarks \
             --results results \
             --output {output.times:q}
-        python {input.script:q} \
+        python {params.script:q} \
             --plan {input.plan:q} \
             --times {output.times:q} \
             --text {output.text:q} \

@@ -26,7 +26,12 @@ rule all:
     input:
         expand(
             [f"{R}/inputs.json", f"{R}/plan.json", f"{R}/plan.md", f"{R}/plan.svg", f"{R}/plan.html"]
-            + [f"{R}/merge_report.json", f"{R}/merge_report.svg", f"{R}/overview.html", f"{R}/ollama/template_check.json"],
+            + [
+                f"{R}/merge_report.json",
+                f"{R}/merge_report.svg",
+                f"{R}/overview.html",
+                f"{R}/ollama/template_check.json",
+            ],
             model=config["models"],
         ),
         expand(

@@ -61,8 +61,9 @@ def save_base(folder: Path) -> None:
         )
         weight_map |= dict.fromkeys(map(str, part), file)
     write(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
-    config = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": HIDDEN, "vocab_size": HIDDEN,
-              "intermediate_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 1, "torch_dtype": "float16"}  # fmt: skip
+    sizes = dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size"), HIDDEN)
+    layers = {"num_hidden_layers": LAYERS, "num_attention_heads": 1, "torch_dtype": "float16"}
+    config = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", **sizes, **layers}
     write(folder / "config.json", config)
     write(folder / "tokenizer.json", {"model": {"vocab": {f"token {number}": number for number in range(100_000)}}})
     write(folder / "tokenizer_config.json", {})
@@ -75,7 +76,12 @@ def save_adapter(folder: Path) -> None:
     tensors = {f"base_model.model.{module}.{part}.weight": np.ones(shape, np.float32)
                for module in MODULES for part, shape in shapes.items()}  # fmt: skip
     save_file(tensors, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": sorted(sum(LINEAR.values(), []))}
+    config = {
+        "peft_type": "LORA",
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": sorted(LINEAR["self_attn"] + LINEAR["mlp"]),
+    }
     write(folder / "adapter_config.json", config)
 
 
@@ -192,7 +198,14 @@ def measure(count: int, folder: Path, rounds: int, snakefile: Path, first: bool)
     here = Path(__file__).parent
     workflows = {
         "empty": ["--snakefile", str(folder / "Empty"), "--directory", str(folder)],
-        "floor": ["--snakefile", str(here / "floor.smk"), "--directory", str(floor), "--configfile", str(floor / "many.yaml")],
+        "floor": [
+            "--snakefile",
+            str(here / "floor.smk"),
+            "--directory",
+            str(floor),
+            "--configfile",
+            str(floor / "many.yaml"),
+        ],
         "full": ours(snakefile, folder),
     }
     row: dict[str, float] = {"models": count}
