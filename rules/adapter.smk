@@ -23,8 +23,6 @@ rule convert_adapter_to_gguf:
         plan=rules.plan_merge.output,
         weights=adapter_weights,
         converter=converter_files(),
-        script=script("convert_adapter_to_gguf"),
-        library=library("convert_adapter_to_gguf"),
     output:
         gguf=ADAPTER_GGUF,
         record=ADAPTER_RECORD,
@@ -41,12 +39,14 @@ rule convert_adapter_to_gguf:
         spec=adapter_spec,
         converter=lambda wildcards, input: input.converter[0],
         base=lambda wildcards: folders_of(wildcards.model)[0],
+        script=script("convert_adapter_to_gguf"),
+        code=code_digest("convert_adapter_to_gguf"),
     message:
         "Converting the adapter of {wildcards.model} to GGUF"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --converter {params.converter:q} \
             --plan {input.plan:q} \
             --base {params.base:q} \
@@ -62,8 +62,6 @@ rule take_base_from_ollama:
     input:
         plan=rules.plan_merge.output,
         weights=fetched_base,
-        script=script("take_base_from_ollama"),
-        library=library("take_base_from_ollama"),
     output:
         gguf="results/{model}/gguf/{model}.{quant}.gguf",
         record="results/{model}/gguf/{model}.{quant}.json",
@@ -84,12 +82,14 @@ rule take_base_from_ollama:
         spec=place_spec,
         source=lambda wildcards: FROM_OLLAMA[wildcards.model],
         timeout=lambda wildcards, input: CONFIG.timeout,
+        script=script("take_base_from_ollama"),
+        code=code_digest("take_base_from_ollama"),
     message:
         "Taking the weights of {params.source} for the base of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --from {params.source:q} \
             --type {wildcards.quant:q} \
             --plan {input.plan:q} \

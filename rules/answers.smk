@@ -20,8 +20,6 @@ rule ask_questions:
         record=record_served,
         adapter=adapter_record,
         questions=questions_file,
-        script=script("ask_questions"),
-        library=library("ask_questions"),
     output:
         ANSWERS_OF_ONE,
     log:
@@ -37,12 +35,14 @@ rule ask_questions:
     params:
         spec=question_spec,
         timeout=lambda wildcards, input: CONFIG.timeout,
+        script=script("ask_questions"),
+        code=code_digest("ask_questions"),
     message:
         "Asking {wildcards.model} {wildcards.quant} the questions of {wildcards.asker}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --marker {input.marker:q} \
             --questions {input.questions:q} \
             --spec {params.spec:q} \
@@ -56,8 +56,6 @@ rule compare_answers:
     input:
         answers=answers_to_compare,
         judged=judged_before_comparing,
-        script=script("compare_answers"),
-        library=library("compare_answers"),
     output:
         scores="results/{model}/answers.json",
         table="results/{model}/answers.md",
@@ -76,12 +74,14 @@ rule compare_answers:
         limit_key=lambda wildcards: CONFIG.models[wildcards.model].answers.limit_key,
         on_fail=lambda wildcards: CONFIG.models[wildcards.model].answers.on_fail,
         spec=comparison_spec,
+        script=script("compare_answers"),
+        code=code_digest("compare_answers"),
     message:
         "Comparing the answers of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --model {wildcards.model:q} \
             --answers {params.answers:q} \
             --judged {params.judged:q} \
@@ -103,8 +103,6 @@ rule check_answers:
     input:
         answers=rules.compare_answers.output.scores,
         pages=pages_of_answers,
-        script=script("check_answers"),
-        library=library("check_answers"),
     output:
         "results/{model}/answers.verdict.json",
     log:
@@ -114,12 +112,15 @@ rule check_answers:
         "../envs/ollama.yaml"
     resources:
         mem_mb=500,
+    params:
+        script=script("check_answers"),
+        code=code_digest("check_answers"),
     message:
         "Judging the answers of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --answers {input.answers:q} \
             --output {output:q}
         """

@@ -20,8 +20,6 @@ rule plan_bitsandbytes:
     input:
         plan=rules.plan_merge.output,
         config=base_config,
-        script=script("plan_bitsandbytes"),
-        library=library("plan_bitsandbytes"),
     output:
         BITSANDBYTES_PLAN,
     log:
@@ -37,12 +35,14 @@ rule plan_bitsandbytes:
         base=lambda wildcards, input: os.path.dirname(input.config),
         key="models.{model}.bitsandbytes",
         settings=bitsandbytes_weights_settings,
+        script=script("plan_bitsandbytes"),
+        code=code_digest("plan_bitsandbytes"),
     message:
         "Planning {wildcards.precision} of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --plan {input.plan:q} \
             --base {params.base:q} \
             --key {params.key:q} \
@@ -58,8 +58,6 @@ rule quantize_bitsandbytes:
         merged=merged_record_to_quantize,
         plan=rules.plan_merge.output,
         layers=BITSANDBYTES_PLAN,
-        script=script("quantize_bitsandbytes"),
-        library=library("quantize_bitsandbytes"),
     output:
         shard=BITSANDBYTES_SHARD,
         record=BITSANDBYTES_RECORD,
@@ -76,12 +74,14 @@ rule quantize_bitsandbytes:
     params:
         merged=MERGED_SHARD,
         spec=bitsandbytes_shard_spec,
+        script=script("quantize_bitsandbytes"),
+        code=code_digest("quantize_bitsandbytes"),
     message:
         "Quantizing shard {wildcards.shard} of {wildcards.nshards} of {wildcards.model} to {wildcards.precision}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --precision {wildcards.precision:q} \
             --layers {input.layers:q} \
             --shard {params.merged:q} \
@@ -99,8 +99,6 @@ rule write_bitsandbytes_files:
         shards=bitsandbytes_shards,
         layers=BITSANDBYTES_PLAN,
         manifest=rules.write_model_files.output.manifest,
-        script=script("write_bitsandbytes_files"),
-        library=library("write_bitsandbytes_files"),
     output:
         config="results/{model}/bitsandbytes/{precision}/config.json",
         index="results/{model}/bitsandbytes/{precision}/model.safetensors.index.json",
@@ -114,12 +112,14 @@ rule write_bitsandbytes_files:
     params:
         folder=lambda wildcards, output: os.path.dirname(output.config),
         settings=bitsandbytes_settings,
+        script=script("write_bitsandbytes_files"),
+        code=code_digest("write_bitsandbytes_files"),
     message:
         "Writing config and tokenizer of {wildcards.model} in {wildcards.precision}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --precision {wildcards.precision:q} \
             --layers {input.layers:q} \
             --settings {params.settings:q} \
@@ -141,8 +141,6 @@ rule evaluate_bitsandbytes:
         unquantized=UNQUANTIZED_RECORD,
         text="results/{model}/quality/evaluation.txt",
         evaluation="results/{model}/quality/evaluation.json",
-        script=script("evaluate_bitsandbytes"),
-        library=library("evaluate_bitsandbytes"),
     output:
         QUALITY_OF_CHECKPOINT,
     log:
@@ -158,12 +156,14 @@ rule evaluate_bitsandbytes:
         checkpoint=lambda wildcards, input: input.record.removesuffix(".json"),
         merged=lambda wildcards, input: os.path.dirname(input.manifest),
         spec=checkpoint_measuring_spec,
+        script=script("evaluate_bitsandbytes"),
+        code=code_digest("evaluate_bitsandbytes"),
     message:
         "Evaluating {wildcards.model} {wildcards.precision}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --precision {wildcards.precision:q} \
             --checkpoint {params.checkpoint:q} \
             --record {input.record:q} \

@@ -14,8 +14,6 @@ rule check_inputs:
     """
     input:
         files=users_small_files,
-        script=script("check_inputs"),
-        library=library("check_inputs"),
     output:
         "results/{model}/inputs.json",
     log:
@@ -30,12 +28,14 @@ rule check_inputs:
     params:
         spec=check_spec,
         now=check_now,
+        script=script("check_inputs"),
+        code=code_digest("check_inputs"),
     message:
         "Checking the inputs of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --model {wildcards.model:q} \
             --spec {params.spec:q} \
             --now {params.now:q} \

@@ -5,7 +5,9 @@ inputs, params and resources. The only file that defines functions.
 Nothing here writes, asks a server or reads weights; of a weight file only size, time and header are looked at.
 """
 
+import gc
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -20,6 +22,8 @@ from snakemake.exceptions import WorkflowError
 from snakemake.io import flag
 from snakemake_interface_storage_plugins.registry import StoragePluginRegistry
 
+# A graph is millions of objects that stay: to look for garbage among them at Python's usual rate takes a tenth of the time.
+gc.set_threshold(200_000, 20, 100)
 sys.path.insert(0, os.path.join(workflow.basedir, "scripts"))
 
 import snakemake_storage_plugin_ollama
@@ -97,9 +101,15 @@ def checked_configuration():
 
 
 @cache
+def refuse_placeholders():
+    """Refuse a configuration in which something is still to be filled in; looked at once."""
+    or_one_message(require_no_placeholders, config)
+
+
+@cache
 def sources_of(name):
     """Return (weights, small files) of a model's base, then of each of its adapters, as paths."""
-    or_one_message(require_no_placeholders, config)
+    refuse_placeholders()
     # What is wrong with a folder here is said before anything is asked of the hub.
     here = {
         folder: MADE_HERE.get(folder) or or_one_message(source_files, kind, folder, f"models.{name}.{kind}")
@@ -232,11 +242,10 @@ def of_weights(pattern, name, quant):
 def quantizations_of(name):
     """Return a model's quantizations, for which the plan of an automatic one must have been made."""
     model = CONFIG.models[name]
-    return (
-        chosen_first(model, checkpoints.plan_memory.get(model=name).output[0])
-        if model.is_automatic
-        else model.quantizations
-    )
+    if not model.is_automatic:
+        return model.quantizations
+    checkpoints.take_recommendation.get(model=name)
+    return chosen_first(model, PLAN.format(model=name))
 
 
 def measured_types(name):
@@ -485,17 +494,20 @@ def script(rule_name):
     return os.path.relpath(os.path.join(workflow.basedir, "scripts", f"{rule_name}.py"))
 
 
-def library(rule_name):
-    """Return the library modules that a rule's script really uses."""
-    return [os.path.relpath(module) for module in modules_used_by(Path(script(rule_name)).resolve())]
+@cache
+def code_digest(rule_name):
+    """Return what changes when a rule's script, or a library module that it really uses, changes.
+
+    One param: the modules as inputs would be most of the graph's files, each looked at for every job.
+    """
+    file = Path(script(rule_name)).resolve()
+    return hashlib.sha256("".join(map(source_digest, [file, *modules_used_by(file)])).encode()).hexdigest()
 
 
 @cache
-def code_digest(rule_name):
-    """Return what changes when a rule's script or a library module of it changes."""
-    return hashlib.sha256(
-        "".join(map(sha256_of, map(Path, [script(rule_name), *library(rule_name)]))).encode()
-    ).hexdigest()
+def source_digest(file):
+    """Return the sha256 of a file of the code, which many rules share."""
+    return sha256_of(file)
 
 
 def demo_text(name):
@@ -511,7 +523,13 @@ def kept(path, keep):
 
 def weights_input(path):
     """Return a weight file as an input: the demo's as it is, the user's without regard to its time."""
-    return path if os.path.dirname(path) in MADE_HERE else ancient(path)
+    return path if is_made_here(path) else ancient(path)
+
+
+@cache
+def is_made_here(path):
+    """Return whether a file of base or adapter is the demo's, which rules make."""
+    return os.path.dirname(path) in MADE_HERE
 
 
 def small_files(wildcards):
@@ -521,7 +539,7 @@ def small_files(wildcards):
 
 def users_small_files(wildcards):
     """Return the small files that the user brought: what can be checked before anything has run."""
-    files = [file for file in small_files(wildcards) if os.path.dirname(file) not in MADE_HERE]
+    files = [file for file in small_files(wildcards) if not is_made_here(file)]
     return [*files, *hub_headers(wildcards), *hub_adapters(wildcards)]
 
 
@@ -549,6 +567,11 @@ def fetched_base(wildcards):
     """Return the weight files of a base on the hub; nothing of another, which is here."""
     (base, _), *_ = sources_of(wildcards.model)
     return [ancient(file) for file in base] if wildcards.model in BASE_ON_HUB else []
+
+
+def weights_made_here(wildcards):
+    """Return the weight files that rules make; what the user brought is in a rule's `spec`, and need not be looked at again."""
+    return [file for weights, files in sources_of(wildcards.model) for file in weights if is_made_here(file)]
 
 
 def shard_weights(wildcards):
@@ -1219,6 +1242,16 @@ def spec(**values):
     return json.dumps(values, sort_keys=True, ensure_ascii=False)
 
 
+class Later:
+    """A param that starts no job, found out when a command or message is written, and not each time the graph is drawn."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def __str__(self):
+        return self.text()
+
+
 @cache
 def seen(name):
     """Return what the earlier merges of a model have read."""
@@ -1232,11 +1265,7 @@ def seen(name):
 def identities(name, files):
     """Return path -> identity of weight files: what is pinned of those on the hub; the demo's rules look after their own."""
     pinned = {file: digest for source in pinned_of(name).values() for file, digest in source.digests().items()}
-    return {
-        file: pinned.get(file) or identity_of(Path(file), seen(name))
-        for file in files
-        if os.path.dirname(file) not in MADE_HERE
-    }
+    return {file: pinned.get(file) or identity_of(Path(file), seen(name)) for file in files if not is_made_here(file)}
 
 
 # Sources on the hub -------------------------------------------------------------------------------------------------
@@ -1442,24 +1471,30 @@ def check_now(wildcards, input):
     """Return what may change without the inputs having to be checked again: it starts no job."""
     model = CONFIG.models[wildcards.model]
     builds = [f"{LLAMA_CPP}/bin/{program}" for program in programs_to_build()]
-    others = [
-        {
-            "name": name,
-            "base_bytes": base_bytes_so_far(name),
-            "quantizations": list(quantizations_so_far(name))
-            or [AUTO] * CONFIG.models[name].is_automatic + list(CONFIG.models[name].quantizations),
-            "compared": [*CONFIG.models[name].quality.compare, *served_types(name)],
-            "measured_unquantized": name in MEASURED_BASES,
-            "checkpoints": list(CONFIG.models[name].bitsandbytes.types),
-        }
-        for name in BUILT
-        if name != wildcards.model and name not in ADAPTER_ONLY
-    ]
-    return spec(
-        chosen=list(quantizations_so_far(wildcards.model)) if model.is_automatic else [],
-        builds_llama_cpp=not all(map(os.path.exists, builds)),
-        others=others,
-    )
+    others = [name for name in BUILT if name != wildcards.model and name not in ADAPTER_ONLY]
+
+    def now():
+        return spec(
+            chosen=list(quantizations_so_far(wildcards.model)) if model.is_automatic else [],
+            builds_llama_cpp=not all(map(os.path.exists, builds)),
+            others=[built_beside(name) for name in others],
+        )
+
+    return Later(now)
+
+
+@cache
+def built_beside(name):
+    """Return what the disk that a model takes is estimated from when another one is checked."""
+    model = CONFIG.models[name]
+    return {
+        "name": name,
+        "base_bytes": base_bytes_so_far(name),
+        "quantizations": list(quantizations_so_far(name)) or [AUTO] * model.is_automatic + list(model.quantizations),
+        "compared": [*model.quality.compare, *served_types(name)],
+        "measured_unquantized": name in MEASURED_BASES,
+        "checkpoints": list(model.bitsandbytes.types),
+    }
 
 
 def base_bytes_so_far(name):
@@ -1485,11 +1520,7 @@ def plan_spec(wildcards):
         base=folders_of(wildcards.model)[0],
         adapters=weighted_adapters(wildcards.model),
         dtype=CONFIG.dtype,
-        headers={
-            file: pinned.get(file) or header_digest(Path(file))
-            for file in weights
-            if os.path.dirname(file) not in MADE_HERE
-        },
+        headers={file: pinned.get(file) or header_digest(Path(file)) for file in weights if not is_made_here(file)},
     )
 
 
@@ -1706,24 +1737,30 @@ def in_time(rule_name, quantity, kind):
     return "" if seconds is None else f", {job_times.in_words(seconds)}"
 
 
+def time_of(rule_name, input, quantity_and_kind):
+    """Return how long a job may take, of what is known when its plan is there: (quantity, kind) by the plan."""
+
+    def in_words():
+        return in_time(rule_name, *quantity_and_kind(merge_plan_of(input))) if os.path.exists(str(input.plan)) else ""
+
+    return Later(in_words)
+
+
 def merge_time(wildcards, input):
-    if not os.path.exists(str(input.plan)):
-        return ""
-    size = merge_needs(wildcards, input).disk_mb * 1_000_000
-    return in_time("merge_shard", size, "peft" if needs_peft(wildcards.model) else "plain")
+    shard = os.path.basename(MERGED_SHARD.format(**wildcards))
+    kind = "peft" if needs_peft(wildcards.model) else "plain"
+    return time_of("merge_shard", input, lambda plan: (job_needs.merge_shard(plan, shard).disk_mb * 1_000_000, kind))
 
 
 def convert_time(wildcards, input):
-    if not os.path.exists(str(input.plan)):
-        return ""
-    plan = merge_plan_of(input)
-    return in_time("convert_to_gguf", job_needs.unquantized_bytes(plan), job_needs.unquantized_type(plan))
+    def quantity_and_kind(plan):
+        return job_needs.unquantized_bytes(plan), job_needs.unquantized_type(plan)
+
+    return time_of("convert_to_gguf", input, quantity_and_kind)
 
 
 def quantize_time(wildcards, input):
-    if not os.path.exists(str(input.plan)):
-        return ""
-    return in_time("quantize", job_needs.elements(merge_plan_of(input)), wildcards.quant)
+    return time_of("quantize", input, lambda plan: (job_needs.elements(plan), wildcards.quant))
 
 
 # The last word --------------------------------------------------------------------------------------------------
@@ -1776,3 +1813,9 @@ def say_what_failed():
         if begin is not None:
             said = "\n    ".join(lines[begin:])
             print(f"\n{log_file.parts[1]} failed ({log_file}):\n\n    {said}\n", file=sys.stderr)
+
+
+# Snakemake asks what parameters a function has each time that it calls it: for every job, tens of thousands of times.
+for function in [value for value in globals().values() if inspect.isfunction(value)]:
+    if function.__code__.co_filename == say_what_failed.__code__.co_filename:
+        function.__signature__ = inspect.signature(function)

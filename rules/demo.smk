@@ -18,8 +18,6 @@ rule train_demo_base:
     input:
         general=demo_text("general.jsonl"),
         questions=demo_text("road_design.jsonl"),
-        script=script("train_demo_base"),
-        library=library("train_demo_base"),
     output:
         shards=DEMO_BASE_WEIGHTS,
         files=DEMO_BASE_FILES,
@@ -35,12 +33,14 @@ rule train_demo_base:
         disk_mb=100,
     params:
         folder=lambda wildcards, output: os.path.dirname(output.files[0]),
+        script=script("train_demo_base"),
+        code=code_digest("train_demo_base"),
     message:
         "Training the demo's base model"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --general {input.general:q} \
             --questions {input.questions:q} \
             --output {params.folder:q}
@@ -52,8 +52,6 @@ rule train_demo_adapter:
     input:
         base=rules.train_demo_base.output,
         questions=demo_text("road_design.jsonl"),
-        script=script("train_demo_adapter"),
-        library=library("train_demo_adapter"),
     output:
         weights=DEMO_ADAPTER_WEIGHTS,
         files=DEMO_ADAPTER_FILES,
@@ -71,12 +69,14 @@ rule train_demo_adapter:
         base=lambda wildcards, input: os.path.dirname(input.base[0]),
         folder=lambda wildcards, output: os.path.dirname(output.files[0]),
         system="道路設計の専門家として回答します。",
+        script=script("train_demo_adapter"),
+        code=code_digest("train_demo_adapter"),
     message:
         "Training the demo's adapter"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --base {params.base:q} \
             --questions {input.questions:q} \
             --system {params.system:q} \

@@ -21,8 +21,6 @@ rule convert_to_gguf:
         plan=rules.plan_merge.output,
         manifest=rules.write_model_files.output.manifest,
         converter=converter_files(),
-        script=script("convert_to_gguf"),
-        library=library("convert_to_gguf"),
     output:
         gguf=kept(UNQUANTIZED, CONFIG.keep_unquantized),
         record=CONVERSION,
@@ -38,12 +36,14 @@ rule convert_to_gguf:
     params:
         converter=lambda wildcards, input: input.converter[0],
         about=convert_time,
+        script=script("convert_to_gguf"),
+        code=code_digest("convert_to_gguf"),
     message:
         "Converting {wildcards.model} to GGUF{params.about}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --converter {params.converter:q} \
             --plan {input.plan:q} \
             --manifest {input.manifest:q} \
@@ -58,11 +58,9 @@ rule record_conversion:
     input:
         conversion=conversion_to_record,
         plan=rules.plan_merge.output,
-        weights=all_headers,
+        weights=weights_made_here,
         manifest=rules.write_model_files.output.manifest,
         converter=converter_files(),
-        script=script("record_conversion"),
-        library=library("record_conversion"),
     output:
         UNQUANTIZED_RECORD,
     log:
@@ -74,12 +72,14 @@ rule record_conversion:
         mem_mb=500,
     params:
         spec=conversion_spec,
+        script=script("record_conversion"),
+        code=code_digest("record_conversion"),
     message:
         "Recording the unquantized GGUF of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --conversion {input.conversion:q} \
             --spec {params.spec:q} \
             --output {output:q}
@@ -95,8 +95,6 @@ rule quantize:
         imatrix=imatrix_for("results/{model}/gguf/{model}.imatrix.gguf"),
         matrix=imatrix_for("results/{model}/gguf/{model}.imatrix.json"),
         program=program_files("llama-quantize"),
-        script=script("quantize"),
-        library=library("quantize"),
     output:
         gguf=ensure("results/{model}/gguf/{model}.{quant}.gguf", non_empty=True),
         record="results/{model}/gguf/{model}.{quant}.json",
@@ -115,12 +113,14 @@ rule quantize:
         program=lambda wildcards, input: program_path("llama-quantize"),
         spec=quantization_spec,
         about=quantize_time,
+        script=script("quantize"),
+        code=code_digest("quantize"),
     message:
         "Quantizing {wildcards.model} to {wildcards.quant}{params.about}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --program {params.program:q} \
             --gguf {params.gguf:q} \
             --source-record {input.record:q} \
@@ -141,8 +141,6 @@ rule release_unquantized:
         conversion=ancient(CONVERSION),
         record=ancient(UNQUANTIZED_RECORD),
         used=user_of_unquantized,
-        script=script("release_unquantized"),
-        library=library("release_unquantized"),
     output:
         touch("results/{model}/gguf/{model}.{user}.released"),
     log:
@@ -152,12 +150,15 @@ rule release_unquantized:
         "../envs/ollama.yaml"
     resources:
         mem_mb=500,
+    params:
+        script=script("release_unquantized"),
+        code=code_digest("release_unquantized"),
     message:
         "The {wildcards.user} of {wildcards.model} needs the unquantized GGUF no more"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --conversion {input.conversion:q} \
             --record {input.record:q}
         """

@@ -11,9 +11,6 @@ A program is built only if the configuration needs it and neither tools.llama_cp
 
 rule fetch_llama_cpp:
     """Download the source of llama.cpp, check its sha256 and unpack it."""
-    input:
-        script=script("fetch_llama_cpp"),
-        library=library("fetch_llama_cpp"),
     output:
         record=f"{LLAMA_CPP}/source.json",
         converter=f"{LLAMA_CPP}/source/convert_hf_to_gguf.py",
@@ -32,12 +29,14 @@ rule fetch_llama_cpp:
         disk_mb=500,
     params:
         folder=subpath(output.record, parent=True),
+        script=script("fetch_llama_cpp"),
+        code=code_digest("fetch_llama_cpp"),
     message:
         "Fetching the source of llama.cpp"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --output-dir {params.folder:q}
         """
 
@@ -47,8 +46,6 @@ rule build_llama_cpp:
     input:
         source=rules.fetch_llama_cpp.output.record,
         converter=ancient(rules.fetch_llama_cpp.output.converter),
-        script=script("build_llama_cpp"),
-        library=library("build_llama_cpp"),
     output:
         program=f"{LLAMA_CPP}/bin/{{program}}",
         record=f"{LLAMA_CPP}/bin/{{program}}.json",
@@ -66,12 +63,14 @@ rule build_llama_cpp:
     params:
         source=subpath(input.converter, parent=True),
         jobs=lambda wildcards, input: BUILD_JOBS,
+        script=script("build_llama_cpp"),
+        code=code_digest("build_llama_cpp"),
     message:
         "Building {wildcards.program} (once; a few minutes)"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --source {params.source:q} \
             --program {wildcards.program:q} \
             --output {output.program:q} \

@@ -22,8 +22,6 @@ rule plan_merge:
     input:
         files=small_files,
         weights=all_headers,
-        script=script("plan_merge"),
-        library=library("plan_merge"),
     output:
         "results/{model}/merge_plan.json",
     log:
@@ -37,12 +35,14 @@ rule plan_merge:
         mem_mb=1000,
     params:
         spec=plan_spec,
+        script=script("plan_merge"),
+        code=code_digest("plan_merge"),
     message:
         "Planning the merge of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --spec {params.spec:q} \
             --output {output:q}
         """
@@ -53,8 +53,6 @@ rule merge_shard:
     input:
         plan=rules.plan_merge.output,
         weights=shard_weights,
-        script=script("merge_shard"),
-        library=library("merge_shard"),
     output:
         shard=kept("results/{model}/merged/model-{shard}-of-{nshards}.safetensors", CONFIG.keep_merged),
         record="results/{model}/merge_records/model-{shard}-of-{nshards}.json",
@@ -71,12 +69,14 @@ rule merge_shard:
     params:
         spec=shard_spec,
         about=merge_time,
+        script=script("merge_shard"),
+        code=code_digest("merge_shard"),
     message:
         "Merging shard {wildcards.shard} of {wildcards.nshards} of {wildcards.model}{params.about}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --plan {input.plan:q} \
             --shard model-{wildcards.shard}-of-{wildcards.nshards}.safetensors \
             --seen {params.spec:q} \
@@ -91,8 +91,6 @@ rule write_merge_report:
     input:
         plan=rules.plan_merge.output,
         records=merge_records,
-        script=script("write_merge_report"),
-        library=library("write_merge_report"),
     output:
         report=report(
             "results/{model}/merge_report.json",
@@ -114,12 +112,15 @@ rule write_merge_report:
         "../envs/torch.yaml"
     resources:
         mem_mb=500,
+    params:
+        script=script("write_merge_report"),
+        code=code_digest("write_merge_report"),
     message:
         "Summing up the merge of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --model {wildcards.model:q} \
             --plan {input.plan:q} \
             --records {input.records:q} \
@@ -133,8 +134,6 @@ rule write_model_files:
     input:
         plan=rules.plan_merge.output,
         files=small_files,
-        script=script("write_model_files"),
-        library=library("write_model_files"),
     output:
         config="results/{model}/merged/config.json",
         index="results/{model}/merged/model.safetensors.index.json",
@@ -147,12 +146,14 @@ rule write_model_files:
         mem_mb=500,
     params:
         spec=source_spec,
+        script=script("write_model_files"),
+        code=code_digest("write_model_files"),
     message:
         "Writing config and tokenizer of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --spec {params.spec:q} \
             --plan {input.plan:q} \
             --manifest {output.manifest:q}

@@ -18,8 +18,6 @@ rule choose_template:
     input:
         manifest=rules.write_model_files.output.manifest,
         record=unquantized_record,
-        script=script("choose_template"),
-        library=library("choose_template"),
     output:
         "results/{model}/ollama/template.json",
     log:
@@ -31,12 +29,14 @@ rule choose_template:
         mem_mb=500,
     params:
         policy=template_spec,
+        script=script("choose_template"),
+        code=code_digest("choose_template"),
     message:
         "Choosing the template of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --model-files {input.manifest:q} \
             --record {input.record:q} \
             --policy - \
@@ -51,8 +51,6 @@ rule write_modelfile:
         manifest=rules.write_model_files.output.manifest,
         template=rules.choose_template.output,
         plan=plan_of_num_ctx,
-        script=script("write_modelfile"),
-        library=library("write_modelfile"),
     output:
         modelfile="results/{model}/ollama/{quant}/Modelfile",
         request="results/{model}/ollama/{quant}/create_request.json",
@@ -67,12 +65,14 @@ rule write_modelfile:
         spec=modelfile_spec,
         gguf=weights_served,
         adapter=adapter_served,
+        script=script("write_modelfile"),
+        code=code_digest("write_modelfile"),
     message:
         "Writing the Modelfile of {wildcards.model} {wildcards.quant}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --model-files {input.manifest:q} \
             --template {input.template:q} \
             --plan {input.plan:q} \
@@ -96,8 +96,6 @@ rule register:
         adapter_record=adapter_record,
         request=rules.write_modelfile.output.request,
         verdict=verdict_before_registration,
-        script=script("register"),
-        library=library("register"),
     output:
         marker=report(
             MARKER,
@@ -120,12 +118,14 @@ rule register:
     params:
         spec=place_spec,
         timeout=lambda wildcards, input: CONFIG.timeout,
+        script=script("register"),
+        code=code_digest("register"),
     message:
         "Registering {wildcards.model} {wildcards.quant} in Ollama"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --request {input.request:q} \
             --gguf {input.gguf:q} \
             --record {input.record:q} \
@@ -151,8 +151,6 @@ rule check_template:
         judged=judged_before_check,
         gguf=ancient(smallest_quantization(WEIGHTS)),
         tokenize=lambda wildcards: program_files("llama-tokenize"),
-        script=script("check_template"),
-        library=library("check_template"),
     output:
         TEMPLATE_CHECK,
     log:
@@ -170,12 +168,14 @@ rule check_template:
         timeout=lambda wildcards, input: CONFIG.timeout,
         tokenize=lambda wildcards, input: program_path("llama-tokenize"),
         serve=lambda wildcards, input: program_if_found("llama-server"),
+        script=script("check_template"),
+        code=code_digest("check_template"),
     message:
         "Checking how {wildcards.model} is prompted"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --marker {input.marker:q} \
             --template {input.template:q} \
             --model-files {input.manifest:q} \

@@ -9,6 +9,7 @@ OUTPUTS:
     results/{model}/ghost.json             what llama.cpp's own programs say of a model without weights
     resources/ghosts/{shape}.json          the same of a base that is not here, or of an alternative
     results/{model}/plan.json              sizes, memory, what fits, the recommendation, num_ctx
+    results/{model}/plan.taken             that the graph goes by it, with `quantizations: auto`
     results/{model}/plan.{md, svg}         the same for people
     results/{model}/times.json             how long each type may take to make
 
@@ -18,9 +19,6 @@ Not a byte of weights is read. What does not fit is to be known before the heavy
 
 rule fetch_shape:
     """Fetch config.json and the headers of the weights from the hub: a few hundred kB."""
-    input:
-        script=script("fetch_shape"),
-        library=library("fetch_shape"),
     output:
         "resources/shapes/{shape}.json",
     log:
@@ -33,12 +31,14 @@ rule fetch_shape:
         mem_mb=500,
     params:
         shipped=SHIPPED_SHAPES,
+        script=script("fetch_shape"),
+        code=code_digest("fetch_shape"),
     message:
         "Fetching the headers of {wildcards.shape}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --model {wildcards.shape:q} \
             --shipped {params.shipped:q} \
             --cached resources/shapes \
@@ -54,8 +54,6 @@ rule measure_ghost:
         converter=converter_files(),
         quantize=program_files("llama-quantize"),
         fit_params=fit_params_files(),
-        script=script("measure_ghost"),
-        library=library("measure_ghost"),
     output:
         "results/{model}/ghost.json",
     log:
@@ -77,12 +75,14 @@ rule measure_ghost:
         quantize=lambda wildcards, input: program_path("llama-quantize"),
         fit_params=lambda wildcards, input: fit_params_path(),
         programs=ghost_programs(),
+        script=script("measure_ghost"),
+        code=code_digest("measure_ghost"),
     message:
         "Measuring what {wildcards.model} will take"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --name {wildcards.model:q} \
             --plan {input.plan:q} \
             --spec {params.spec:q} \
@@ -102,8 +102,6 @@ rule measure_shape:
         converter=converter_files(),
         quantize=program_files("llama-quantize"),
         fit_params=fit_params_files(),
-        script=script("measure_ghost"),
-        library=library("measure_ghost"),
     output:
         "resources/ghosts/{shape}.json",
     log:
@@ -124,12 +122,14 @@ rule measure_shape:
         quantize=lambda wildcards, input: program_path("llama-quantize"),
         fit_params=lambda wildcards, input: fit_params_path(),
         programs=ghost_programs(),
+        script=script("measure_ghost"),
+        code=code_digest("measure_ghost"),
     message:
         "Measuring what {wildcards.shape} would take"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --name {wildcards.shape:q} \
             --shape {input.shape:q} \
             --converter {params.converter:q} \
@@ -141,13 +141,11 @@ rule measure_shape:
         """
 
 
-checkpoint plan_memory:
-    """Judge every quantization against the memory there is; a checkpoint, since `quantizations: auto` takes its word."""
+rule plan_memory:
+    """Judge every quantization against the memory there is."""
     input:
         ghost=ghost_of_model,
         alternatives=ghosts_of_alternatives,
-        script=script("plan_memory"),
-        library=library("plan_memory"),
     output:
         PLAN,
     log:
@@ -161,12 +159,14 @@ checkpoint plan_memory:
         mem_mb=500,
     params:
         spec=memory_spec,
+        script=script("plan_memory"),
+        code=code_digest("plan_memory"),
     message:
         "Planning the memory of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --name {wildcards.model:q} \
             --ghost {input.ghost:q} \
             --alternatives {input.alternatives:q} \
@@ -175,15 +175,27 @@ checkpoint plan_memory:
         """
 
 
+checkpoint take_recommendation:
+    """Have the graph drawn anew with the type that the plan recommends, for `quantizations: auto`.
+
+    A rule of its own: Snakemake looks again at all that comes after a checkpoint, also one that is done, and only few models
+    take the plan's word.
+    """
+    input:
+        PLAN,
+    output:
+        touch("results/{model}/plan.taken"),
+    priority: 90
+    localrule: True
+    message:
+        "Taking the quantization that the plan of {wildcards.model} recommends"
+
+
 rule draw_plan:
     """Write the plan for people, with the time each job may take by what earlier ones took on this machine."""
     input:
         plan=PLAN,
         ghost=ghost_of_model,
-        script=script("draw_plan"),
-        library=library("draw_plan"),
-        estimate=script("estimate_times"),
-        estimates=library("estimate_times"),
     output:
         times="results/{model}/times.json",
         text="results/{model}/plan.md",
@@ -201,17 +213,22 @@ rule draw_plan:
         "../envs/torch.yaml"
     resources:
         mem_mb=500,
+    params:
+        script=script("draw_plan"),
+        code=code_digest("draw_plan"),
+        estimate=script("estimate_times"),
+        estimates=code_digest("estimate_times"),
     message:
         "Drawing the plan of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.estimate:q} \
+        python {params.estimate:q} \
             --ghost {input.ghost:q} \
             --benchmarks benchmarks \
             --results results \
             --output {output.times:q}
-        python {input.script:q} \
+        python {params.script:q} \
             --plan {input.plan:q} \
             --times {output.times:q} \
             --text {output.text:q} \

@@ -27,8 +27,6 @@ rule check_overlap:
     input:
         evaluation=evaluation_texts,
         calibration=calibration_texts,
-        script=script("check_overlap"),
-        library=library("check_overlap"),
     output:
         "results/{model}/quality/overlap.json",
     log:
@@ -44,12 +42,14 @@ rule check_overlap:
         evaluation_chat=lambda wildcards: list(CONFIG.models[wildcards.model].quality.evaluation.chat),
         calibration_text=lambda wildcards: list(CONFIG.models[wildcards.model].calibration.text),
         calibration_chat=lambda wildcards: list(CONFIG.models[wildcards.model].calibration.chat),
+        script=script("check_overlap"),
+        code=code_digest("check_overlap"),
     message:
         "Comparing the texts of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --model {wildcards.model:q} \
             --evaluation-text {params.evaluation_text:q} \
             --evaluation-chat {params.evaluation_chat:q} \
@@ -64,8 +64,6 @@ rule prepare_text:
     input:
         texts=lambda wildcards: list(domain_text(wildcards).files),
         manifest=rules.write_model_files.output.manifest,
-        script=script("prepare_text"),
-        library=library("prepare_text"),
     output:
         text="results/{model}/quality/{purpose}.txt",
         record="results/{model}/quality/{purpose}.json",
@@ -85,12 +83,14 @@ rule prepare_text:
         chat=lambda wildcards: list(domain_text(wildcards).chat),
         chunks=lambda wildcards: domain_text(wildcards).chunks or "all",
         context=lambda wildcards: domain_text(wildcards).context,
+        script=script("prepare_text"),
+        code=code_digest("prepare_text"),
     message:
         "Preparing the {wildcards.purpose} text of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --purpose {wildcards.purpose:q} \
             --key {params.key:q} \
             --model-files {input.manifest:q} \
@@ -112,8 +112,6 @@ rule compute_imatrix:
         text="results/{model}/quality/calibration.txt",
         record="results/{model}/quality/calibration.json",
         program=lambda wildcards: program_files("llama-imatrix"),
-        script=script("compute_imatrix"),
-        library=library("compute_imatrix"),
     output:
         imatrix="results/{model}/gguf/{model}.imatrix.gguf",
         record="results/{model}/gguf/{model}.imatrix.json",
@@ -130,12 +128,14 @@ rule compute_imatrix:
         gguf=UNQUANTIZED,
         program=lambda wildcards, input: program_path("llama-imatrix"),
         spec=imatrix_spec,
+        script=script("compute_imatrix"),
+        code=code_digest("compute_imatrix"),
     message:
         "Computing the importance matrix of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --program {params.program:q} \
             --gguf {params.gguf:q} \
             --source-record {input.source:q} \
@@ -157,8 +157,6 @@ rule evaluate_reference:
         text="results/{model}/quality/evaluation.txt",
         record="results/{model}/quality/evaluation.json",
         program=lambda wildcards: program_files("llama-perplexity"),
-        script=script("evaluate_reference"),
-        library=library("evaluate_reference"),
     output:
         logits=temp(REFERENCE_LOGITS),
         record="results/{model}/quality/reference.json",
@@ -174,12 +172,14 @@ rule evaluate_reference:
     params:
         program=lambda wildcards, input: program_path("llama-perplexity"),
         identity=lambda wildcards: program_version("llama-perplexity"),
+        script=script("evaluate_reference"),
+        code=code_digest("evaluate_reference"),
     message:
         "Evaluating {wildcards.model} before quantization"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --program {params.program:q} \
             --gguf {input.gguf:q} \
             --source-record {input.source:q} \
@@ -207,8 +207,6 @@ rule evaluate_quality:
         text="results/{model}/quality/evaluation.txt",
         evaluation="results/{model}/quality/evaluation.json",
         program=lambda wildcards: program_files("llama-perplexity"),
-        script=script("evaluate_quality"),
-        library=library("evaluate_quality"),
     output:
         QUALITY_OF_ONE,
     log:
@@ -226,12 +224,14 @@ rule evaluate_quality:
         logits=REFERENCE_LOGITS,
         program=lambda wildcards, input: program_path("llama-perplexity"),
         spec=measuring_spec,
+        script=script("evaluate_quality"),
+        code=code_digest("evaluate_quality"),
     message:
         "Evaluating {wildcards.model} {wildcards.measured}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --program {params.program:q} \
             --measured {wildcards.measured:q} \
             --gguf {params.gguf:q} \
@@ -276,8 +276,6 @@ rule measure_speed:
         record=rules.quantize.output.record,
         plan=rules.plan_merge.output,
         program=lambda wildcards: program_files("llama-bench"),
-        script=script("measure_speed"),
-        library=library("measure_speed"),
     output:
         SPEED_OF_ONE,
     log:
@@ -293,12 +291,14 @@ rule measure_speed:
     params:
         program=lambda wildcards, input: program_path("llama-bench"),
         identity=lambda wildcards: program_version("llama-bench"),
+        script=script("measure_speed"),
+        code=code_digest("measure_speed"),
     message:
         "Measuring the speed of {wildcards.model} {wildcards.quant}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --program {params.program:q} \
             --type {wildcards.quant:q} \
             --gguf {input.gguf:q} \
@@ -321,8 +321,6 @@ rule summarize_quality:
         records=measured_of_types("results/{model}/gguf/{model}.{quant}.json"),
         speeds=measured_speeds,
         checkpoints=measured_checkpoints,
-        script=script("summarize_quality"),
-        library=library("summarize_quality"),
     output:
         summary=QUALITY_SUMMARY,
         table="results/{model}/quality.md",
@@ -342,12 +340,14 @@ rule summarize_quality:
         mem_mb=500,
     params:
         spec=limits_spec,
+        script=script("summarize_quality"),
+        code=code_digest("summarize_quality"),
     message:
         "Summing up the quality of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --model {wildcards.model:q} \
             --plan {input.plan:q} \
             --text-record {input.text:q} \
@@ -369,8 +369,6 @@ rule judge_quality:
     """Fail if a quantization is beyond a limit, and say which would pass."""
     input:
         quality=rules.summarize_quality.output.summary,
-        script=script("judge_quality"),
-        library=library("judge_quality"),
     output:
         VERDICT,
     log:
@@ -380,12 +378,15 @@ rule judge_quality:
         "../envs/ollama.yaml"
     resources:
         mem_mb=500,
+    params:
+        script=script("judge_quality"),
+        code=code_digest("judge_quality"),
     message:
         "Judging {wildcards.model} {wildcards.quant}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --type {wildcards.quant:q} \
             --quality {input.quality:q} \
             --output {output:q}

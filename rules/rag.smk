@@ -19,8 +19,6 @@ rule write_rag_config:
         checks=checks_before_rag,
         judged=judged_before_rag,
         plan=plan_of_rag_num_ctx,
-        script=script("write_rag_config"),
-        library=library("write_rag_config"),
     output:
         RAG_CONFIG,
     log:
@@ -33,12 +31,14 @@ rule write_rag_config:
         ollama=1,
     params:
         spec=rag_spec,
+        script=script("write_rag_config"),
+        code=code_digest("write_rag_config"),
     message:
         "Telling the RAG application of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --marker {input.marker:q} \
             --spec {params.spec:q} \
             --output {output:q}

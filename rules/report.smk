@@ -34,8 +34,6 @@ rule write_overview:
         answers=answers_if_asked,
         imatrix=imatrix_if_computed,
         pictures=pictures_of_overview,
-        script=script("write_overview"),
-        library=library("write_overview"),
     output:
         overview=report(
             "results/{model}/overview.html",
@@ -65,12 +63,15 @@ rule write_overview:
         "../envs/ollama.yaml"
     resources:
         mem_mb=500,
+    params:
+        script=script("write_overview"),
+        code=code_digest("write_overview"),
     message:
         "Writing the overview of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --model {wildcards.model:q} \
             --merge-plan {input.merge_plan:q} \
             --merge-report {input.merge_report:q} \
@@ -97,8 +98,6 @@ rule write_page:
     input:
         text="results/{model}/{document}.md",
         pictures=picture_of_document,
-        script=script("write_page"),
-        library=library("write_page"),
     output:
         report(
             "results/{model}/{document}.html",
@@ -116,12 +115,15 @@ rule write_page:
         "../envs/ollama.yaml"
     resources:
         mem_mb=500,
+    params:
+        script=script("write_page"),
+        code=code_digest("write_page"),
     message:
         "Writing the page {wildcards.document} of {wildcards.model}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --title "{wildcards.model}: {wildcards.document}" \
             --text {input.text:q} \
             --output {output:q}

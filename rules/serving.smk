@@ -19,8 +19,6 @@ rule write_serving_files:
         manifest=rules.write_model_files.output.manifest,
         files=small_files,
         checkpoint=checkpoint_to_serve,
-        script=script("write_serving_files"),
-        library=library("write_serving_files"),
     output:
         vllm="results/{model}/serve/{checkpoint}/vllm.yaml",
         compose="results/{model}/serve/{checkpoint}/compose.yaml",
@@ -35,12 +33,14 @@ rule write_serving_files:
         mem_mb=500,
     params:
         spec=serving_spec,
+        script=script("write_serving_files"),
+        code=code_digest("write_serving_files"),
     message:
         "Writing how to serve {wildcards.model} from {wildcards.checkpoint}"
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --name {wildcards.model:q} \
             --checkpoint {wildcards.checkpoint:q} \
             --plan {input.plan:q} \

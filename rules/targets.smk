@@ -20,8 +20,6 @@ rule plan:
         files=PLANS,
         plans=expand(PLAN, model=PLANNED),
         times=expand("results/{model}/times.json", model=PLANNED),
-        script=script("plan"),
-        library=library("plan"),
     log:
         "logs/plan/plans.log",
     localrule: True
@@ -29,13 +27,15 @@ rule plan:
         "../envs/ollama.yaml"
     params:
         types=quantizations_named(),
+        script=script("plan"),
+        code=code_digest("plan"),
     message:
         "What fits"
     shell:
         r"""
         if [ -t 1 ]; then export COLUMNS=$(tput cols); fi
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        python {params.script:q} \
             --plans {input.plans:q} \
             --times {input.times:q} \
             --types {params.types:q}

@@ -150,7 +150,9 @@ def read_configuration(raw: Mapping[str, Any], schema_file: Path) -> Configurati
 
     Raises OllamakeError with every fault found, one a line, each with the path of its key.
     """
-    schema = yaml.safe_load(schema_file.read_text(encoding="utf-8"))
+    # libyaml, where PyYAML was built with it, is ten times as fast.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    schema = yaml.load(schema_file.read_text(encoding="utf-8"), loader)
     raw = _spread_defaults(raw)
     if faults := configuration_faults(raw, schema):
         raise OllamakeError("the configuration has faults:\n  " + "\n  ".join(faults))

@@ -7,8 +7,6 @@ import subprocess
 from collections import deque
 from pathlib import Path
 
-from gguf import GGUFReader
-
 from ollamake.errors import OllamakeError
 from ollamake.progress import progress_bar
 from ollamake.quantization_types import UNQUANTIZED
@@ -72,6 +70,8 @@ def order_as_copied(path: Path) -> None:
     It sets version and type of the quantization last, but for what it says of an importance matrix; when it copies the file,
     that is among the rest. Ollama copies a file in this way at create, and its sha256 must not change by that.
     """
+    from gguf import GGUFReader  # with numpy, for those alone that read one: the workflow asks this module for sizes
+
     fields = GGUFReader(path).fields
     last = [fields["general.quantization_version"], fields["general.file_type"]]
     begin = last[0].offset

@@ -197,9 +197,10 @@ def _tensors(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _bytes_in_peft(plan: Mapping[str, Any], tensors: Iterable[Mapping[str, Any]]) -> int:
     """Return the bytes of the module that takes the most of them in peft's layer; a bias comes with its weight."""
-    sizes = {tensor["name"]: math.prod(tensor["shape"]) for tensor in _tensors(plan)}
+    edits = [edit for tensor in tensors for edit in tensor["edits"] if edit["kind"] == "module"]
+    sizes = {tensor["name"]: math.prod(tensor["shape"]) for tensor in _tensors(plan)} if edits else {}
     most = 0
-    for edit in (edit for tensor in tensors for edit in tensor["edits"] if edit["kind"] == "module"):
+    for edit in edits:
         adapter = plan["adapters"][edit["adapter"]]
         kind = adapter["config"].get("peft_type")
         width = _PEFT_BYTES_PER_ELEMENT_OF.get(kind, _PEFT_BYTES_PER_ELEMENT)

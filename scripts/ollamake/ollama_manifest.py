@@ -14,8 +14,6 @@ from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
 
-from gguf import LlamaFileType
-
 from ollamake.create_request import CreateRequest
 
 _IMAGE = "application/vnd.ollama.image."
@@ -177,6 +175,8 @@ def _config(record: dict[str, Any], layers: list[dict[str, Any]], form: Manifest
 
 def file_type_name(number: int | None, form: ManifestForm = NEWEST) -> str:
     """Return Ollama's name of a GGUF's file type: llama.cpp's without its prefix; 0 (all F32) is "unknown" there."""
+    from gguf import LlamaFileType  # with numpy, which takes longer to import than all else that looks at a store
+
     # Types of newer llama.cpp than the gguf package knows have no name here, nor in Ollama.
     if not number or number not in set(LlamaFileType):
         return "unknown"

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from ollamake.atomic_write import write_json
@@ -131,6 +130,8 @@ def estimated_metadata_bytes(config: Mapping[str, Any]) -> int:
     size = config.get("vocab_size", text.get("vocab_size") if isinstance(text, Mapping) else None)
     if not isinstance(size, int) or isinstance(size, bool) or size <= 0:
         size = _SIZE_UNSAID
+    import numpy as np  # here, since the workflow asks this module only where the shapes are
+
     sizes, figures = zip(*_MEASURED, strict=True)
     return round(float(np.interp(size, sizes, figures)) * max(1.0, size / sizes[-1]))
 

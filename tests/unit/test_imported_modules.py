@@ -1,9 +1,11 @@
 """The library files that a rule depends on are those its script imports, through others too."""
 
+import ast
 from pathlib import Path
 
 import pytest
 
+from ollamake.imported_modules import _imports as imports_of
 from ollamake.imported_modules import modules_used_by
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -45,3 +47,17 @@ def test_every_entry_point_imports_modules_that_exist() -> None:
 def test_a_change_of_the_registration_does_not_reach_the_merge() -> None:
     names = {file.stem for file in modules_used_by(SCRIPTS / "merge_shard.py")}
     assert names.isdisjoint({"registration", "ollama_server", "ollama_store", "modelfile", "gguf_quantization"})
+
+
+def test_no_import_is_overlooked() -> None:
+    """What the statements say is what Python's own parser finds in each file."""
+    library = sorted((SCRIPTS / "ollamake").glob("*.py"))
+    assert len(library) > 100
+    for file in (*library, *SCRIPTS.glob("*.py")):
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        named = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+        named |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        named |= {f"ollamake.{alias.name}" for node in nodes if isinstance(node, ast.ImportFrom)
+                  and node.module == "ollamake" for alias in node.names}  # fmt: skip
+        direct = {name.split(".")[1] for name in named if name.startswith("ollamake.")} - {"__version__"}
+        assert imports_of(file) == direct, file
