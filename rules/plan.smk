@@ -69,6 +69,7 @@ rule measure_ghost:
     threads: ALL_CORES
     resources:
         mem_mb=1500,
+        alone=1,
     params:
         spec=source_spec,
         context=CONFIG.asked["context"],
@@ -117,6 +118,7 @@ rule measure_shape:
     threads: ALL_CORES
     resources:
         mem_mb=1500,
+        alone=1,
     params:
         context=CONFIG.asked["context"],
         parallel=CONFIG.asked["parallel"],
@@ -159,6 +161,7 @@ checkpoint plan_memory:
     threads: ALL_CORES
     resources:
         mem_mb=500,
+        alone=1,
     params:
         spec=memory_spec,
     message:
