@@ -43,12 +43,13 @@ after 20 s; jobs take seconds here."""
 
 @dataclass(frozen=True)
 class Finished:
-    """A job that is over, as SLURM's own list of jobs (jobcomp/filetxt) has it."""
+    """A job that is over, as SLURM's own list of jobs (jobcomp/filetxt) has it; what it asked for in MiB and minutes."""
 
     number: str
-    run: str
     state: str
     cores: int
+    memory: int
+    minutes: int
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,10 @@ class Cluster:
         found = []
         for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
             said = dict(re.findall(r"(\w+)=(\S*)", line))
-            found.append(Finished(said["JobId"], said["Name"], said["JobState"], int(said["ProcCnt"])))
+            memory = re.search(r"\bmem=(\d+)M\b", line)
+            assert memory is not None, line
+            asked = (int(said["ProcCnt"]), int(memory[1]), int(said["TimeLimit"]))
+            found.append(Finished(said["JobId"], said["JobState"], *asked))
         return found
 
 

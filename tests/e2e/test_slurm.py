@@ -178,14 +178,15 @@ def test_the_same_bytes_as_here_though_a_job_is_killed(cluster: Cluster, work: P
         marker = f"results/small/ollama/{quantization}/registered.json"
         here, there = (json.loads((folder / marker).read_text(encoding="utf-8")) for folder in (local, work))
         assert there["manifest_digest"] == here["manifest_digest"]
-    # What SLURM itself says of the jobs: the heavy ones went there, with the cores that they use.
+    # What SLURM itself says of the jobs: the heavy ones went there, with the cores that they use; again with more time.
     rules = submitted(run.printed)
-    jobs = Counter((rules[job.number], job.state, job.cores) for job in cluster.finished() if job.number in rules)
-    assert jobs == {
-        ("merge_shard", "COMPLETED", 1): 3,
-        ("merge_shard", "CANCELLED", 1): 1,
-        ("convert_to_gguf", "COMPLETED", 1): 1,
-        ("quantize", "COMPLETED", 2): 2,
+    ended = [job for job in cluster.finished() if job.number in rules]
+    assert Counter((rules[job.number], job.state, job.cores, job.minutes) for job in ended) == {
+        ("merge_shard", "COMPLETED", 1, 60): 2,
+        ("merge_shard", "CANCELLED", 1, 60): 1,
+        ("merge_shard", "COMPLETED", 1, 120): 1,
+        ("convert_to_gguf", "COMPLETED", 1, 240): 1,
+        ("quantize", "COMPLETED", 2, 240): 2,
     }
     # Whatever asks Ollama ran on this machine, one after the other.
     asking = r"^Job (\d+): (?:Registering|Checking how)|^Finished jobid: (\d+) \(Rule: (?:register|check_template)\)"
@@ -234,6 +235,8 @@ def test_shards_in_one_submission(cluster: Cluster, work: Path, local: Path) -> 
     printed = on_slurm(cluster, work, "merged", "--groups", "merge_shard=merging", "--group-components", "merging=10")
     jobs = submitted(printed)
     assert list(jobs.values()) == ["merging_merge_shard"]
+    # One after the other: what the largest takes, as long as all of them may take.
     (job,) = (job for job in cluster.finished() if job.number in jobs)
-    assert (job.state, job.cores) == ("COMPLETED", 2)
+    assert (job.state, job.cores, job.minutes) == ("COMPLETED", 1, 3 * 60)
+    assert 1000 < job.memory < 1500
     assert bytes_of(work, *MERGED) == bytes_of(local, *MERGED)
