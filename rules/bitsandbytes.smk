@@ -31,6 +31,7 @@ rule plan_bitsandbytes:
     threads: ALL_CORES
     resources:
         mem_mb=1500,
+        alone=1,
     params:
         base=lambda wildcards, input: os.path.dirname(input.config),
         key="models.{model}.bitsandbytes",
@@ -105,6 +106,7 @@ rule write_bitsandbytes_files:
         record=BITSANDBYTES_CHECKPOINT,
     log:
         "logs/write_bitsandbytes_files/{model}.{precision}.log",
+    localrule: True
     conda:
         "../envs/bitsandbytes.yaml"
     resources:

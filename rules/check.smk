@@ -25,6 +25,7 @@ rule check_inputs:
     threads: ALL_CORES
     resources:
         mem_mb=1000,
+        alone=1,
     params:
         spec=check_spec,
         now=check_now,

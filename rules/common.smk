@@ -79,6 +79,7 @@ SHIPPED_SHAPES = os.path.relpath(os.path.join(workflow.basedir, "config/shapes")
 LLAMA_CPP = f"resources/llama.cpp/{LLAMA_CPP_VERSION}"
 STARTED = time.time()
 ALL_CORES = 1_000_000  # more than any machine has: Snakemake lowers it to --cores
+SUBMITTED_MB = 400  # Snakemakes beside a submitted job, in a group three: 120 MiB each, measured
 
 
 # Configuration ----------------------------------------------------------------------------------------------------
@@ -148,7 +149,7 @@ def weighted_adapters(name):
 
 
 CONFIG = checked_configuration()
-THREADS = CONFIG.threads or os.cpu_count()
+THREADS = CONFIG.threads or int(os.environ.get("SLURM_CPUS_PER_TASK") or os.cpu_count())
 BUILD_JOBS = CONFIG.threads or 0  # 0: as many as the job may use cores
 # What is null in the configuration is the environment's, so that another OLLAMA_HOST counts as a change.
 PLACE = {"target": CONFIG.target, "host": CONFIG.host or os.environ.get("OLLAMA_HOST"), "store": CONFIG.store}
@@ -1440,7 +1441,6 @@ def check_spec(wildcards):
         keep_merged=CONFIG.keep_merged,
         keep_unquantized=CONFIG.keep_unquantized,
         disk_gib=CONFIG.hardware["disk_gib"],
-        jobs_run_here=workflow.local_exec,
         **({"rag": {"file": model.rag.file, "keys": keys_of_rag(model.rag)}} if model.rag else {}),
         **({"served_beside": True} if model.serving and "adapter" in model.serving.checkpoints else {}),
         **({"checkpoints": list(model.bitsandbytes.types)} if model.bitsandbytes.types else {}),
@@ -1477,6 +1477,7 @@ def check_now(wildcards, input):
         return spec(
             chosen=list(quantizations_so_far(wildcards.model)) if model.is_automatic else [],
             builds_llama_cpp=not all(map(os.path.exists, builds)),
+            jobs_run_here=workflow.local_exec,
             others=[built_beside(name) for name in others],
         )
 
@@ -1631,6 +1632,16 @@ def threads_alone(wildcards):
     return ALL_CORES if workflow.local_exec else THREADS
 
 
+def with_executor(mem_mb):
+    """Return what is asked for a job: elsewhere than here, with what Snakemake takes there."""
+    return mem_mb if workflow.local_exec else mem_mb + SUBMITTED_MB
+
+
+def build_mem_mb(wildcards, threads):
+    """Return what compiling takes: up to 460 MiB for each compiler, measured, and the linker."""
+    return with_executor(1000 + 500 * threads)
+
+
 @cache
 def plan_of_merge(file, changed):
     """Return a merge plan; ``changed`` is the file's time, with which it is read anew."""
@@ -1656,7 +1667,7 @@ def quantize_needs(wildcards, input):
 
 
 def merge_mem_mb(wildcards, input):
-    return merge_needs(wildcards, input).mem_mb
+    return with_executor(merge_needs(wildcards, input).mem_mb)
 
 
 def merge_disk_mb(wildcards, input):
@@ -1675,7 +1686,7 @@ def bitsandbytes_needs(wildcards, input):
 
 
 def bitsandbytes_mem_mb(wildcards, input):
-    return bitsandbytes_needs(wildcards, input).mem_mb
+    return with_executor(bitsandbytes_needs(wildcards, input).mem_mb)
 
 
 def bitsandbytes_disk_mb(wildcards, input):
@@ -1684,11 +1695,11 @@ def bitsandbytes_disk_mb(wildcards, input):
 
 def checkpoint_quality_mem_mb(wildcards, input):
     context = CONFIG.models[wildcards.model].quality.evaluation.context
-    return evaluate_bitsandbytes(merge_plan_of(input), wildcards.precision, context).mem_mb
+    return with_executor(evaluate_bitsandbytes(merge_plan_of(input), wildcards.precision, context).mem_mb)
 
 
 def convert_mem_mb(wildcards, input):
-    return job_needs.convert(merge_plan_of(input)).mem_mb
+    return with_executor(job_needs.convert(merge_plan_of(input)).mem_mb)
 
 
 def convert_disk_mb(wildcards, input):
@@ -1696,11 +1707,11 @@ def convert_disk_mb(wildcards, input):
 
 
 def adapter_mem_mb(wildcards, input):
-    return job_needs.convert_adapter(merge_plan_of(input)).mem_mb
+    return with_executor(job_needs.convert_adapter(merge_plan_of(input)).mem_mb)
 
 
 def quantize_mem_mb(wildcards, input):
-    return quantize_needs(wildcards, input).mem_mb
+    return with_executor(quantize_needs(wildcards, input).mem_mb)
 
 
 def quantize_disk_mb(wildcards, input):
@@ -1708,20 +1719,20 @@ def quantize_disk_mb(wildcards, input):
 
 
 def imatrix_mem_mb(wildcards, input):
-    return job_needs.compute_imatrix(merge_plan_of(input)).mem_mb
+    return with_executor(job_needs.compute_imatrix(merge_plan_of(input)).mem_mb)
 
 
 def reference_mem_mb(wildcards, input):
-    return job_needs.evaluate(merge_plan_of(input), None).mem_mb
+    return with_executor(job_needs.evaluate(merge_plan_of(input), None).mem_mb)
 
 
 def quality_mem_mb(wildcards, input):
     kind = None if wildcards.measured == "base" else wildcards.measured
-    return job_needs.evaluate(merge_plan_of(input), kind).mem_mb
+    return with_executor(job_needs.evaluate(merge_plan_of(input), kind).mem_mb)
 
 
 def speed_mem_mb(wildcards, input):
-    return job_needs.measure_speed(merge_plan_of(input), wildcards.quant).mem_mb
+    return with_executor(job_needs.measure_speed(merge_plan_of(input), wildcards.quant).mem_mb)
 
 
 # Times: in the messages of long jobs, by what earlier ones took on this machine. They never start a job. ----------------

@@ -27,6 +27,7 @@ rule fetch_llama_cpp:
     resources:
         mem_mb=500,
         disk_mb=500,
+        alone=1,
     params:
         folder=subpath(output.record, parent=True),
         script=script("fetch_llama_cpp"),
@@ -42,7 +43,10 @@ rule fetch_llama_cpp:
 
 
 rule build_llama_cpp:
-    """Compile one program. Done once a machine, so with every core it may use, whatever --cores says."""
+    """Compile one program. Done once a machine, so with every core it may use, whatever --cores says.
+
+    One at a time: they share a folder, and nodes of a cluster may not see each other's locks.
+    """
     input:
         source=rules.fetch_llama_cpp.output.record,
         converter=ancient(rules.fetch_llama_cpp.output.converter),
@@ -58,8 +62,9 @@ rule build_llama_cpp:
         "../envs/llama_cpp.yaml"
     threads: THREADS
     resources:
-        mem_mb=2000,
+        mem_mb=build_mem_mb,
         disk_mb=1000,
+        compiling=1,
     params:
         source=subpath(input.converter, parent=True),
         jobs=lambda wildcards, input: BUILD_JOBS,

@@ -33,6 +33,7 @@ rule plan_merge:
     threads: ALL_CORES
     resources:
         mem_mb=1000,
+        alone=1,
     params:
         spec=plan_spec,
         script=script("plan_merge"),
@@ -108,6 +109,7 @@ rule write_merge_report:
         ),
     log:
         "logs/write_merge_report/{model}.log",
+    localrule: True
     conda:
         "../envs/torch.yaml"
     resources:
@@ -140,6 +142,7 @@ rule write_model_files:
         manifest="results/{model}/merged/model_files.json",
     log:
         "logs/write_model_files/{model}.log",
+    localrule: True
     conda:
         "../envs/torch.yaml"
     resources:

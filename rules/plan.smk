@@ -67,6 +67,7 @@ rule measure_ghost:
     threads: plan_threads
     resources:
         mem_mb=1500,
+        alone=1,
     params:
         spec=source_spec,
         context=CONFIG.asked["context"],
@@ -115,6 +116,7 @@ rule measure_shape:
     threads: ALL_CORES
     resources:
         mem_mb=1500,
+        alone=1,
     params:
         context=CONFIG.asked["context"],
         parallel=CONFIG.asked["parallel"],
@@ -157,6 +159,7 @@ rule plan_memory:
     threads: plan_threads
     resources:
         mem_mb=500,
+        alone=1,
     params:
         spec=memory_spec,
         script=script("plan_memory"),

@@ -2,8 +2,8 @@
 
 python scripts/check_inputs.py --model m --spec '{"base": "BASE", "adapters": [], "made_here": [], "dtype": "auto",
     "quantizations": ["Q4_K_M"], "target": "auto", "host": null, "store": "results/ollama-store", "questions": null,
-    "compiler_needed": false, "tools": [], "keep_merged": true, "keep_unquantized": true, "jobs_run_here": true,
-    "disk_gib": null}' --now '{"chosen": [], "builds_llama_cpp": false, "others": [{"name": "other", "base_bytes": 988097824,
+    "compiler_needed": false, "tools": [], "keep_merged": true, "keep_unquantized": true, "disk_gib": null}'
+    --now '{"chosen": [], "builds_llama_cpp": false, "jobs_run_here": true, "others": [{"name": "other", "base_bytes": 988097824,
     "quantizations": ["Q4_K_M", "auto"]}]}' --output results/m/inputs.json
 """
 

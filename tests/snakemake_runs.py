@@ -15,12 +15,17 @@ REPOSITORY = Path(__file__).parents[1]
 LLAMA_CPP = REPOSITORY / "resources/llama.cpp" / VERSION
 
 
-def run_snakemake(*arguments: str | Path, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run this repository's workflow with ``folder`` as the working directory; stderr is joined to stdout."""
+def snakemake_command(*arguments: str | Path, folder: Path) -> list[str]:
+    """Return the command that runs this repository's workflow with ``folder`` as the working directory."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
     command += ["--directory", str(folder), "--workflow-profile", str(REPOSITORY / "profiles/default")]
+    return [*command, *map(str, arguments)]
+
+
+def run_snakemake(*arguments: str | Path, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run this repository's workflow with ``folder`` as the working directory; stderr is joined to stdout."""
     return subprocess.run(
-        [*command, *map(str, arguments)],
+        snakemake_command(*arguments, folder=folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -58,7 +58,7 @@ def check_inputs(
 
     ``spec``: base, adapters (path, weight), made_here (those of the folders that a rule makes, which are checked when they are
     merged), dtype, quantizations ("auto" among them: one that is not chosen yet), target, host, store, questions,
-    compiler_needed, tools (program and path of those found here), keep_merged, keep_unquantized, jobs_run_here, disk_gib
+    compiler_needed, tools (program and path of those found here), keep_merged, keep_unquantized, disk_gib
     (what the build may take, or None). All of this optional: texts (calibration and evaluation: text and chat files of each),
     compared (types that are made, not registered), measured_unquantized (whether it is a base that is measured),
     serves_adapter (whether it is its base's GGUF with the adapter beside it, so that nothing is merged), checkpoints (nf4, int8:
@@ -67,8 +67,9 @@ def check_inputs(
     (whether vLLM is to serve the adapter beside its base), shapes (the folder of shapes that come with ollamake).
 
     ``now`` (all of it optional): chosen (types that "auto" means by the plan that is there; none without one),
-    builds_llama_cpp (whether programs of it are still to be built; true if not said), others (the other models of the
-    configuration: name, base_bytes, quantizations ..., as disk_peak.added_by_others has them, with "auto" possible).
+    builds_llama_cpp (whether programs of it are still to be built; true if not said), jobs_run_here (whether the heavy jobs run
+    on this machine, whose memory they need; true if not said), others (the other models of the configuration: name, base_bytes,
+    quantizations ..., as disk_peak.added_by_others has them, with "auto" possible).
 
     Raises OllamakeError for the first fault.
     """
@@ -129,7 +130,7 @@ def check_inputs(
         "disk: %.2f GB at the peak (%s), other models of this configuration: %.2f GB, %.2f GB may be taken",
         *(peak.needed / 1e9, peak.step, peak.others / 1e9, allowed / 1e9),
     )
-    memory = free_memory() if spec["jobs_run_here"] else None
+    memory = free_memory() if now.get("jobs_run_here", True) else None
     if job is not None and needs is not None:
         require_memory(name, job, needs, memory)
         log.info("memory: %.1f GB in the largest job (%s)", needs.mem_mb / 1e3, job)
@@ -257,12 +258,12 @@ def _gb(count: float) -> float:
 def refuse_incomplete(spec: Mapping[str, Any], now: Mapping[str, Any] | None = None) -> None:
     """Raise OllamakeError for a specification by hand that lacks a key, or a ``now`` with one that is not known."""
     expected = {"base", "adapters", "made_here", "dtype", "quantizations", "target", "host", "store", "questions"}
-    expected |= {"compiler_needed", "tools", "keep_merged", "keep_unquantized", "jobs_run_here", "disk_gib"}
+    expected |= {"compiler_needed", "tools", "keep_merged", "keep_unquantized", "disk_gib"}
     missing = expected - spec.keys()
     if missing:
         raise OllamakeError(f"--spec lacks {', '.join(sorted(missing))}")
     now = now or {}
-    unknown = now.keys() - {"chosen", "builds_llama_cpp", "others"}
+    unknown = now.keys() - {"chosen", "builds_llama_cpp", "jobs_run_here", "others"}
     if unknown:
         raise OllamakeError(f"--now has keys that are not known: {', '.join(sorted(unknown))}")
     for other in now.get("others", []):

@@ -33,7 +33,6 @@ def spec(base: Path, adapter: Path | None, **changes: Any) -> dict[str, Any]:
         "tools": [],
         "keep_merged": True,
         "keep_unquantized": True,
-        "jobs_run_here": True,
         "disk_gib": None,
     }
     return values | changes
@@ -248,7 +247,7 @@ def test_a_machine_without_memory_for_the_largest_job(
     with pytest.raises(OllamakeError, match="not enough memory for building m: merging model-0000"):
         check_inputs("m", spec(make_base(), None), tmp_path)
     # The jobs of a cluster run on other machines.
-    found = check_inputs("m", spec(make_base(), None, jobs_run_here=False), tmp_path)
+    found = check_inputs("m", spec(make_base(), None), tmp_path, {"jobs_run_here": False})
     assert found["memory_free_gb"] is None
     assert found["largest_job"]["memory_gb"] > 0.5
 
@@ -415,8 +414,8 @@ def test_without_questions_nobody_need_be_there_to_answer(tmp_path: Path, monkey
 
 
 def test_a_specification_by_hand_that_lacks_a_key() -> None:
-    left_out = ("host", "jobs_run_here", "questions", "target")
-    with pytest.raises(OllamakeError, match="--spec lacks host, jobs_run_here, questions, target"):
+    left_out = ("host", "questions", "target")
+    with pytest.raises(OllamakeError, match="--spec lacks host, questions, target"):
         input_checks.refuse_incomplete({key: None for key in spec(Path("b"), None) if key not in left_out})
     for key in spec(Path("b"), None):
         with pytest.raises(OllamakeError, match=f"--spec lacks {key}$"):
@@ -426,7 +425,9 @@ def test_a_specification_by_hand_that_lacks_a_key() -> None:
 
 def test_what_is_so_now_with_a_key_that_is_not_known() -> None:
     complete = spec(Path("b"), None)
-    input_checks.refuse_incomplete(complete, {"chosen": [], "builds_llama_cpp": True, "others": [other_model("n")]})
+    input_checks.refuse_incomplete(
+        complete, {"chosen": [], "builds_llama_cpp": True, "jobs_run_here": True, "others": [other_model("n")]}
+    )
     with pytest.raises(OllamakeError, match="--now has keys that are not known: choosen"):
         input_checks.refuse_incomplete(complete, {"choosen": []})
     with pytest.raises(OllamakeError, match="--now: a model of `others` lacks base_bytes, quantizations"):
