@@ -27,6 +27,7 @@ from ollamake.file_digest import sha256_of
 ON_SLURM = (
     "--profile", str(REPOSITORY / "profiles/slurm"), "--configfile", "mine.yaml", "--cores", "2", "--latency-wait", "20",
     "--slurm-init-seconds-before-status-checks", "1", "--slurm-status-command", "squeue",
+    "--default-resources", "slurm_partition=main",
 )  # fmt: skip
 """As a user says it, but for the node's two cores, seconds instead of minutes, and a SLURM that keeps no accounts."""
 SECONDS = 300.0
