@@ -66,12 +66,14 @@ rule quantize_bitsandbytes:
         "logs/quantize_bitsandbytes/{model}/{precision}/{shard}-of-{nshards}.log",
     benchmark:
         "benchmarks/quantize_bitsandbytes/{model}/{precision}/{shard}-of-{nshards}.tsv"
+    priority: by_turn
     conda:
         "../envs/bitsandbytes.yaml"
     threads: 1
     resources:
         mem_mb=bitsandbytes_mem_mb,
         disk_mb=bitsandbytes_disk_mb,
+        streams=1,
     params:
         merged=MERGED_SHARD,
         spec=bitsandbytes_shard_spec,
@@ -106,6 +108,7 @@ rule write_bitsandbytes_files:
         record=BITSANDBYTES_CHECKPOINT,
     log:
         "logs/write_bitsandbytes_files/{model}.{precision}.log",
+    priority: by_turn
     localrule: True
     conda:
         "../envs/bitsandbytes.yaml"
@@ -149,6 +152,7 @@ rule evaluate_bitsandbytes:
         "logs/evaluate_bitsandbytes/{model}.{precision}.log",
     benchmark:
         "benchmarks/evaluate_bitsandbytes/{model}.{precision}.tsv"
+    priority: by_turn
     conda:
         "../envs/bitsandbytes.yaml"
     threads: THREADS
@@ -188,6 +192,7 @@ rule release_merged:
         touch("results/{model}/bitsandbytes_records/{user}.released"),
     log:
         "logs/release_merged/{model}.{user}.log",
+    priority: by_turn
     localrule: True
     conda:
         "../envs/ollama.yaml"

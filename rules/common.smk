@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
 from snakemake.io import flag
+from snakemake_interface_scheduler_plugins.registry import SchedulerPluginRegistry
 from snakemake_interface_storage_plugins.registry import StoragePluginRegistry
 
 # A graph is millions of objects that stay: to look for garbage among them at Python's usual rate takes a tenth of the time.
@@ -32,8 +33,13 @@ from ollamake.bitsandbytes_configuration import PRECISIONS, all_settings, weight
 from ollamake.bitsandbytes_needs import evaluate_bitsandbytes, quantize_bitsandbytes
 from ollamake.chosen_types import chosen_warnings
 from ollamake.configuration import AUTO, overlay_models, read_configuration
+from ollamake.build_room import GIB
+from ollamake.disk_peak import Registration, disk_peak
+from ollamake.disk_turns import DiskTurns, Take
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
+from ollamake.free_disk import MARGIN, free_bytes
+from ollamake.hub_room import bytes_to_fetch, with_downloads
 from ollamake.imported_modules import modules_used_by
 from ollamake.llama_cpp_programs import find_converter, find_program, program_identity
 from ollamake.llama_cpp_source import VERSION as LLAMA_CPP_VERSION
@@ -42,7 +48,8 @@ from ollamake.ollama_server import OllamaServer
 from ollamake.pinned_sources import FORMAT, PinnedSource, pinned_sources
 from ollamake.placeholders import require_no_placeholders
 from ollamake.planned_quantization import quantization_of_plan
-from ollamake.quantization_types import QUANTIZATION_TYPES
+from ollamake.published_quality import CANDIDATES
+from ollamake.quantization_types import QUANTIZATION_TYPES, UNQUANTIZED
 from ollamake.rag_state import undone
 from ollamake.registration import chat_command
 from ollamake.serving_configuration import CHECKPOINTS as CHECKPOINTS_TO_SERVE
@@ -177,6 +184,15 @@ ADAPTER_ONLY = {name: CONFIG.models[name].served_base for name in BUILT if CONFI
 FROM_OLLAMA = {name: CONFIG.models[name].from_ollama for name in ADAPTER_ONLY if ADAPTER_ONLY[name] == name}
 # What is wrong with a folder that is named is said at once.
 NAMED_HERE = {name: sources_of(name) for name in BUILT if name not in ON_HUB}
+# The order in which models are built: as the configuration has them, and a base before the first that is compared with it.
+TURNS = list(
+    dict.fromkeys(
+        one
+        for name in BUILT
+        for one in (CONFIG.models[name].measured_base, CONFIG.models[name].served_base, name)
+        if one
+    )
+)
 MEASURED = [name for name in BUILT if CONFIG.models[name].quality.is_measured]
 CALIBRATED = [name for name in BUILT if CONFIG.models[name].calibration.is_given]
 MEASURES_CHAT = any(CONFIG.models[name].quality.evaluation.chat for name in MEASURED)
@@ -1320,14 +1336,18 @@ def checks_before_download(wildcards):
 
     ancient(): once they have passed, a new one has nothing to hold back.
     """
-    folder = pinned_at(wildcards).folder
-    built = [
+    users = users_of(pinned_at(wildcards).folder)
+    return [ancient(f"results/{name}/{file}.json") for name in users for file in ("inputs", "merge_plan")]
+
+
+def users_of(folder):
+    """Return the models that are pinned to what is fetched to a folder."""
+    return [
         name
         for name, owner in PIN_OWNER.items()
         if os.path.exists(f"results/{owner}/sources.json")
         and folder in [source.folder for source in pinned_of(name).values()]
     ]
-    return [ancient(f"results/{name}/{file}.json") for name in built for file in ("inputs", "merge_plan")]
 
 
 def commit_to_fetch(wildcards, input):
@@ -1471,7 +1491,8 @@ def check_now(wildcards, input):
     """Return what may change without the inputs having to be checked again: it starts no job."""
     model = CONFIG.models[wildcards.model]
     builds = [f"{LLAMA_CPP}/bin/{program}" for program in programs_to_build()]
-    others = [name for name in BUILT if name != wildcards.model and name not in ADAPTER_ONLY]
+    # Those before it: what they keep is there when it is built. Later ones wait until it fits beside.
+    others = [name for name in TURNS[: TURNS.index(wildcards.model)] if name not in ADAPTER_ONLY]
 
     def now():
         return spec(
@@ -1718,6 +1739,11 @@ def quantize_disk_mb(wildcards, input):
     return quantize_needs(wildcards, input).disk_mb
 
 
+def quantize_streams(wildcards):
+    """Return 1 for types that are written as fast as memory and disk allow, 0 where the arithmetic takes the time."""
+    return int(wildcards.quant in (*UNQUANTIZED, "Q8_0"))
+
+
 def imatrix_mem_mb(wildcards, input):
     return with_executor(job_needs.compute_imatrix(merge_plan_of(input)).mem_mb)
 
@@ -1733,6 +1759,109 @@ def quality_mem_mb(wildcards, input):
 
 def speed_mem_mb(wildcards, input):
     return with_executor(job_needs.measure_speed(merge_plan_of(input), wildcards.quant).mem_mb)
+
+
+# Order: one model after the other --------------------------------------------------------------------------------------
+def by_turn(wildcards):
+    """Return the priority of a job that needs weights: a model is finished, and its intermediate files gone, before the next."""
+    return -TURNS.index(wildcards.model)
+
+
+WRITE_WEIGHTS = ("fetch_shard", "merge_shard", "convert_to_gguf", "quantize", "quantize_bitsandbytes")
+
+
+def take_of(name):
+    """Return what a model takes of the disk, by what is there now."""
+    model = CONFIG.models[name]
+    quantizations = [*quantizations_so_far(name)] or [CANDIDATES[0]] * model.is_automatic
+    here = CONFIG.target != "store" and server_elsewhere() is None
+    peak = disk_peak(
+        json.loads(Path(f"results/{name}/merge_plan.json").read_text(encoding="utf-8")),
+        name,
+        Path("results", name),
+        quantizations,
+        Registration("server" if here else "shared", "", ""),
+        keep_merged=CONFIG.keep_merged,
+        keep_unquantized=CONFIG.keep_unquantized,
+        compared=[kind for kind in (*model.quality.compare, *served_types(name)) if kind not in (AUTO, *quantizations)],
+        measured_unquantized=name in MEASURED_BASES,
+        checkpoints=model.bitsandbytes.types,
+    )
+    if name in ON_HUB:
+        peak = with_downloads(peak, bytes_to_fetch(on_hub_of_check(name)["weights"]), keeps=CONFIG.keep_downloads)
+    return Take(peak.needed, peak.stays)
+
+
+def disk_allowed():
+    """Return the bytes that this run may add: what is free, hardware.disk_gib, and --resources disk_mb."""
+    bounds = [free_bytes(Path("results")) - MARGIN]
+    if CONFIG.hardware["disk_gib"] is not None:
+        bounds.append(int(CONFIG.hardware["disk_gib"] * GIB))
+    given = workflow.global_resources.get("disk_mb")  # so named with --resources disk=100GB, too
+    if given is not None and given.value is not None:
+        bounds.append(given.value * 1_000_000)
+    return max(0, min(bounds))
+
+
+DISK_TURNS = DiskTurns(disk_allowed, take_of)
+
+
+def in_turns(select_jobs):
+    """Return a scheduler's choice of jobs, made among those that do not fill the disk out of turn.
+
+    Snakemake's resources bound what running jobs declare. What they leave on the disk for later jobs it does not count.
+    """
+
+    def select(scheduler, selectable_jobs, remaining_jobs, *arguments):
+        running = workflow.scheduler.running
+        writers = [job for job in selectable_jobs if models_of(job, WRITE_WEIGHTS)]
+        waiting = sorted({name for job in writers for name in models_of(job, WRITE_WEIGHTS)}, key=TURNS.index)
+        unfinished = {name for job in (*remaining_jobs, *running) for name in models_of(job)}
+        others = len(writers) < len(selectable_jobs)
+        begun = DISK_TURNS.may_write(waiting, unfinished, anything_runs=bool(running) or others)
+        if waiting and not running and not others and begun.isdisjoint(waiting):
+            begun = DISK_TURNS.begin_anyway(waiting[0])
+        held = {job for job in writers if not begun.issuperset(models_of(job, WRITE_WEIGHTS))}
+        jobs = [job for job in selectable_jobs if job not in held]
+        return select_jobs(scheduler, jobs, remaining_jobs, *arguments) if jobs else []
+
+    select.in_turns = True
+    return select
+
+
+def models_of(job, rule_names=None):
+    """Return the models that a job, or the jobs of a group, are for: of all rules but those of the report, or of some."""
+    jobs = getattr(job, "jobs", [job])
+    named = [one for one in jobs if one.rule.name in rule_names] if rule_names else jobs
+    shown = ("write_overview", "write_page")
+    return {name for one in named if one.rule.name not in shown and (name := model_of(one)) is not None}
+
+
+def model_of(job):
+    """Return the model that a job is for; of a shard from the hub the first that needs it."""
+    name = first_user(job.wildcards) if job.rule.name == "fetch_shard" else getattr(job.wildcards, "model", None)
+    return name if name in TURNS else None
+
+
+def first_user(wildcards):
+    """Return the first model that is built from what is fetched to a folder."""
+    return next((name for name in TURNS if name in users_of(pinned_at(wildcards).folder)), None)
+
+
+def fetched_by_turn(wildcards):
+    """Return the priority of a download: that of the first model that needs it."""
+    return -TURNS.index(first_user(wildcards) or TURNS[-1])
+
+
+def keep_turns():
+    """Have whichever scheduler Snakemake uses choose among the jobs whose turn it is."""
+    for plugin in SchedulerPluginRegistry().plugins.values():
+        if not hasattr(plugin.scheduler.select_jobs, "in_turns"):
+            plugin.scheduler.select_jobs = in_turns(plugin.scheduler.select_jobs)
+
+
+if len(TURNS) > 1:
+    keep_turns()
 
 
 # Times: in the messages of long jobs, by what earlier ones took on this machine. They never start a job. ----------------

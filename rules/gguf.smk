@@ -28,11 +28,13 @@ rule convert_to_gguf:
         "logs/convert_to_gguf/{model}.log",
     benchmark:
         "benchmarks/convert_to_gguf/{model}.tsv"
+    priority: by_turn
     conda:
         "../envs/llama_cpp.yaml"
     resources:
         mem_mb=convert_mem_mb,
         disk_mb=convert_disk_mb,
+        streams=1,
     params:
         converter=lambda wildcards, input: input.converter[0],
         about=convert_time,
@@ -65,6 +67,7 @@ rule record_conversion:
         UNQUANTIZED_RECORD,
     log:
         "logs/record_conversion/{model}.log",
+    priority: by_turn
     localrule: True
     conda:
         "../envs/ollama.yaml"
@@ -102,12 +105,14 @@ rule quantize:
         "logs/quantize/{model}.{quant}.log",
     benchmark:
         "benchmarks/quantize/{model}.{quant}.tsv"
+    priority: by_turn
     conda:
         "../envs/llama_cpp.yaml"
     threads: THREADS
     resources:
         mem_mb=quantize_mem_mb,
         disk_mb=quantize_disk_mb,
+        streams=quantize_streams,
     params:
         gguf=UNQUANTIZED,
         program=lambda wildcards, input: program_path("llama-quantize"),
@@ -145,6 +150,7 @@ rule release_unquantized:
         touch("results/{model}/gguf/{model}.{user}.released"),
     log:
         "logs/release_unquantized/{model}.{user}.log",
+    priority: by_turn
     localrule: True
     conda:
         "../envs/ollama.yaml"

@@ -101,6 +101,7 @@ rule fetch_shard:
         "logs/fetch_shard/{repo}/{tree}/{weights_file}.log",
     benchmark:
         "benchmarks/fetch_shard/{repo}/{tree}/{weights_file}.tsv"
+    priority: fetched_by_turn
     localrule: True
     conda:
         "../envs/hub.yaml"

@@ -61,12 +61,14 @@ rule merge_shard:
         "logs/merge_shard/{model}/{shard}-of-{nshards}.log",
     benchmark:
         "benchmarks/merge_shard/{model}/{shard}-of-{nshards}.tsv"
+    priority: by_turn
     conda:
         "../envs/torch.yaml"
     threads: merge_threads
     resources:
         mem_mb=merge_mem_mb,
         disk_mb=merge_disk_mb,
+        streams=1,
     params:
         spec=shard_spec,
         about=merge_time,
@@ -109,6 +111,7 @@ rule write_merge_report:
         ),
     log:
         "logs/write_merge_report/{model}.log",
+    priority: by_turn
     localrule: True
     conda:
         "../envs/torch.yaml"
@@ -142,6 +145,7 @@ rule write_model_files:
         manifest="results/{model}/merged/model_files.json",
     log:
         "logs/write_model_files/{model}.log",
+    priority: by_turn
     localrule: True
     conda:
         "../envs/torch.yaml"

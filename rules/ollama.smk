@@ -22,6 +22,7 @@ rule choose_template:
         "results/{model}/ollama/template.json",
     log:
         "logs/choose_template/{model}.log",
+    priority: by_turn
     localrule: True
     conda:
         "../envs/ollama.yaml"
@@ -56,6 +57,7 @@ rule write_modelfile:
         request="results/{model}/ollama/{quant}/create_request.json",
     log:
         "logs/write_modelfile/{model}.{quant}.log",
+    priority: by_turn
     localrule: True
     conda:
         "../envs/ollama.yaml"
@@ -109,6 +111,7 @@ rule register:
         "logs/register/{model}.{quant}.log",
     benchmark:
         "benchmarks/register/{model}.{quant}.tsv"
+    priority: by_turn
     localrule: True
     conda:
         "../envs/ollama.yaml"
@@ -157,6 +160,7 @@ rule check_template:
         "logs/check_template/{model}.log",
     benchmark:
         "benchmarks/check_template/{model}.tsv"
+    priority: by_turn
     localrule: True
     conda:
         "../envs/torch.yaml"

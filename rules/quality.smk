@@ -119,6 +119,7 @@ rule compute_imatrix:
         "logs/compute_imatrix/{model}.log",
     benchmark:
         "benchmarks/compute_imatrix/{model}.tsv"
+    priority: by_turn
     conda:
         "../envs/llama_cpp.yaml"
     threads: THREADS
@@ -164,6 +165,7 @@ rule evaluate_reference:
         "logs/evaluate_reference/{model}.log",
     benchmark:
         "benchmarks/evaluate_reference/{model}.tsv"
+    priority: by_turn
     conda:
         "../envs/llama_cpp.yaml"
     threads: THREADS
@@ -213,6 +215,7 @@ rule evaluate_quality:
         "logs/evaluate_quality/{model}.{measured}.log",
     benchmark:
         "benchmarks/evaluate_quality/{model}.{measured}.tsv"
+    priority: by_turn
     conda:
         "../envs/llama_cpp.yaml"
     threads: THREADS
@@ -256,6 +259,7 @@ rule release_logits:
         touch("results/{model}/quality/{measured}.released"),
     log:
         "logs/release_logits/{model}.{measured}.log",
+    priority: by_turn
     localrule: True
     conda:
         "../envs/ollama.yaml"
@@ -282,6 +286,7 @@ rule measure_speed:
         "logs/measure_speed/{model}.{quant}.log",
     benchmark:
         "benchmarks/measure_speed/{model}.{quant}.tsv"
+    priority: by_turn
     conda:
         "../envs/llama_cpp.yaml"
     threads: threads_alone
@@ -333,6 +338,7 @@ rule summarize_quality:
         ),
     log:
         "logs/summarize_quality/{model}.log",
+    priority: by_turn
     localrule: True
     conda:
         "../envs/torch.yaml"
@@ -373,6 +379,7 @@ rule judge_quality:
         VERDICT,
     log:
         "logs/judge_quality/{model}.{quant}.log",
+    priority: by_turn
     localrule: True
     conda:
         "../envs/ollama.yaml"
