@@ -1301,7 +1301,7 @@ def check_spec(wildcards):
         tools=[[program, *program_if_found(program)] for program in PROGRAMS if program_if_found(program)],
         keep_merged=CONFIG.keep_merged,
         keep_unquantized=CONFIG.keep_unquantized,
-        disk_gib=CONFIG.hardware["disk_gib"],
+        disk_gib=disk_budget(),
         jobs_run_here=workflow.local_exec,
         **({"rag": {"file": model.rag.file, "keys": keys_of_rag(model.rag)}} if model.rag else {}),
         **({"served_beside": True} if model.serving and "adapter" in model.serving.checkpoints else {}),
@@ -1567,9 +1567,10 @@ def speed_mem_mb(wildcards, input):
 # Order: one model after the other --------------------------------------------------------------------------------------
 def by_turn(wildcards):
     """Return the priority of a job that needs weights: a model is finished, and its intermediate files gone, before the next."""
-    return -TURNS.index(wildcards.model)
+    return -PLACES[wildcards.model]
 
 
+PLACES = {name: place for place, name in enumerate(TURNS)}
 WRITE_WEIGHTS = ("merge_shard", "convert_to_gguf", "quantize", "quantize_bitsandbytes")
 
 
@@ -1594,14 +1595,16 @@ def take_of(name):
 
 
 def disk_allowed():
-    """Return the bytes that this run may add: what is free, hardware.disk_gib, and --resources disk_mb."""
-    bounds = [free_bytes(Path("results")) - MARGIN]
-    if CONFIG.hardware["disk_gib"] is not None:
-        bounds.append(int(CONFIG.hardware["disk_gib"] * GIB))
+    """Return the bytes that this run may add."""
+    free, budget = free_bytes(Path("results")) - MARGIN, disk_budget()
+    return max(0, free if budget is None else min(free, int(budget * GIB)))
+
+
+def disk_budget():
+    """Return the GiB that a build may add to the disk, by the configuration or by `--resources disk_mb`; None: what is free."""
     given = workflow.global_resources.get("disk_mb")  # so named with --resources disk=100GB, too
-    if given is not None and given.value is not None:
-        bounds.append(given.value * 1_000_000)
-    return max(0, min(bounds))
+    budgets = [CONFIG.hardware["disk_gib"], given and given.value and given.value * 1_000_000 / GIB]
+    return min((budget for budget in budgets if budget), default=None)
 
 
 DISK_TURNS = DiskTurns(disk_allowed, take_of)
@@ -1616,14 +1619,16 @@ def in_turns(select_jobs):
     def select(scheduler, selectable_jobs, remaining_jobs, *arguments):
         running = workflow.scheduler.running
         writers = [job for job in selectable_jobs if models_of(job, WRITE_WEIGHTS)]
-        waiting = sorted({name for job in writers for name in models_of(job, WRITE_WEIGHTS)}, key=TURNS.index)
+        waiting = sorted({name for job in writers for name in models_of(job, WRITE_WEIGHTS)}, key=PLACES.get)
         unfinished = {name for job in (*remaining_jobs, *running) for name in models_of(job)}
         others = len(writers) < len(selectable_jobs)
-        begun = DISK_TURNS.may_write(waiting, unfinished, anything_runs=bool(running) or others)
-        if waiting and not running and not others and begun.isdisjoint(waiting):
-            begun = DISK_TURNS.begin_anyway(waiting[0])
-        held = {job for job in writers if not begun.issuperset(models_of(job, WRITE_WEIGHTS))}
-        jobs = [job for job in selectable_jobs if job not in held]
+        if any(models_of(job, ("check_inputs", "plan_merge")) for job in (*selectable_jobs, *running)):
+            begun = set()  # Who is first is known when all are planned, which takes seconds.
+        else:
+            begun = DISK_TURNS.may_write(waiting, unfinished, anything_runs=bool(running) or others)
+            if waiting and not running and not others and begun.isdisjoint(waiting):
+                begun = DISK_TURNS.begin_anyway(waiting[0])
+        jobs = [job for job in selectable_jobs if begun.issuperset(models_of(job, WRITE_WEIGHTS))]
         return select_jobs(scheduler, jobs, remaining_jobs, *arguments) if jobs else []
 
     select.in_turns = True
@@ -1637,7 +1642,7 @@ def models_of(job, rule_names=None):
     return {
         one.wildcards.model
         for one in named
-        if getattr(one.wildcards, "model", None) in TURNS and one.rule.name not in ("write_overview", "write_page")
+        if getattr(one.wildcards, "model", None) in PLACES and one.rule.name not in ("write_overview", "write_page")
     }
 
 
