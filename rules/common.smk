@@ -1460,7 +1460,7 @@ def check_spec(wildcards):
         tools=[[program, *program_if_found(program)] for program in PROGRAMS if program_if_found(program)],
         keep_merged=CONFIG.keep_merged,
         keep_unquantized=CONFIG.keep_unquantized,
-        disk_gib=CONFIG.hardware["disk_gib"],
+        disk_gib=disk_budget(),
         **({"rag": {"file": model.rag.file, "keys": keys_of_rag(model.rag)}} if model.rag else {}),
         **({"served_beside": True} if model.serving and "adapter" in model.serving.checkpoints else {}),
         **({"checkpoints": list(model.bitsandbytes.types)} if model.bitsandbytes.types else {}),
@@ -1764,9 +1764,10 @@ def speed_mem_mb(wildcards, input):
 # Order: one model after the other --------------------------------------------------------------------------------------
 def by_turn(wildcards):
     """Return the priority of a job that needs weights: a model is finished, and its intermediate files gone, before the next."""
-    return -TURNS.index(wildcards.model)
+    return -PLACES[wildcards.model]
 
 
+PLACES = {name: place for place, name in enumerate(TURNS)}
 WRITE_WEIGHTS = ("fetch_shard", "merge_shard", "convert_to_gguf", "quantize", "quantize_bitsandbytes")
 
 
@@ -1793,14 +1794,16 @@ def take_of(name):
 
 
 def disk_allowed():
-    """Return the bytes that this run may add: what is free, hardware.disk_gib, and --resources disk_mb."""
-    bounds = [free_bytes(Path("results")) - MARGIN]
-    if CONFIG.hardware["disk_gib"] is not None:
-        bounds.append(int(CONFIG.hardware["disk_gib"] * GIB))
+    """Return the bytes that this run may add."""
+    free, budget = free_bytes(Path("results")) - MARGIN, disk_budget()
+    return max(0, free if budget is None else min(free, int(budget * GIB)))
+
+
+def disk_budget():
+    """Return the GiB that a build may add to the disk, by the configuration or by `--resources disk_mb`; None: what is free."""
     given = workflow.global_resources.get("disk_mb")  # so named with --resources disk=100GB, too
-    if given is not None and given.value is not None:
-        bounds.append(given.value * 1_000_000)
-    return max(0, min(bounds))
+    budgets = [CONFIG.hardware["disk_gib"], given and given.value and given.value * 1_000_000 / GIB]
+    return min((budget for budget in budgets if budget), default=None)
 
 
 DISK_TURNS = DiskTurns(disk_allowed, take_of)
@@ -1815,14 +1818,16 @@ def in_turns(select_jobs):
     def select(scheduler, selectable_jobs, remaining_jobs, *arguments):
         running = workflow.scheduler.running
         writers = [job for job in selectable_jobs if models_of(job, WRITE_WEIGHTS)]
-        waiting = sorted({name for job in writers for name in models_of(job, WRITE_WEIGHTS)}, key=TURNS.index)
+        waiting = sorted({name for job in writers for name in models_of(job, WRITE_WEIGHTS)}, key=PLACES.get)
         unfinished = {name for job in (*remaining_jobs, *running) for name in models_of(job)}
         others = len(writers) < len(selectable_jobs)
-        begun = DISK_TURNS.may_write(waiting, unfinished, anything_runs=bool(running) or others)
-        if waiting and not running and not others and begun.isdisjoint(waiting):
-            begun = DISK_TURNS.begin_anyway(waiting[0])
-        held = {job for job in writers if not begun.issuperset(models_of(job, WRITE_WEIGHTS))}
-        jobs = [job for job in selectable_jobs if job not in held]
+        if any(models_of(job, ("check_inputs", "plan_merge")) for job in (*selectable_jobs, *running)):
+            begun = set()  # Who is first is known when all are planned, which takes seconds.
+        else:
+            begun = DISK_TURNS.may_write(waiting, unfinished, anything_runs=bool(running) or others)
+            if waiting and not running and not others and begun.isdisjoint(waiting):
+                begun = DISK_TURNS.begin_anyway(waiting[0])
+        jobs = [job for job in selectable_jobs if begun.issuperset(models_of(job, WRITE_WEIGHTS))]
         return select_jobs(scheduler, jobs, remaining_jobs, *arguments) if jobs else []
 
     select.in_turns = True
@@ -1840,7 +1845,7 @@ def models_of(job, rule_names=None):
 def model_of(job):
     """Return the model that a job is for; of a shard from the hub the first that needs it."""
     name = first_user(job.wildcards) if job.rule.name == "fetch_shard" else getattr(job.wildcards, "model", None)
-    return name if name in TURNS else None
+    return name if name in PLACES else None
 
 
 def first_user(wildcards):
@@ -1850,7 +1855,7 @@ def first_user(wildcards):
 
 def fetched_by_turn(wildcards):
     """Return the priority of a download: that of the first model that needs it."""
-    return -TURNS.index(first_user(wildcards) or TURNS[-1])
+    return -PLACES[first_user(wildcards) or TURNS[-1]]
 
 
 def keep_turns():

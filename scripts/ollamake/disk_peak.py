@@ -4,7 +4,8 @@ Files appear under a temporary name in their own folder and are renamed, so noth
 already is not written again, and not taken to go away. Several quantizations may run side by side, and each needs the
 unquantized GGUF: it goes after the last one.
 
-The other models of a configuration are not stepped through: of them it counts what they will still add and keep.
+Other models of a configuration are not stepped through: of those that are built before, it counts what they will still add and
+keep. Later ones begin only when they fit beside (disk_turns).
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ def added_by_others(
     keep_merged: bool,
     keep_unquantized: bool,
 ) -> tuple[int, int]:
-    """Return (bytes, bytes in a store on another filesystem) that other models of a configuration will still add and keep.
+    """Return (bytes, bytes in a store on another filesystem) that models which are built before will still add and keep.
 
     ``others``: of each its name, base_bytes (of the weight files of its base, taken for 16-bit floats; 0 if a rule makes the
     base and has not yet) and quantizations; may have ``compared``, ``measured_unquantized`` and ``checkpoints``, as disk_peak
@@ -182,8 +183,8 @@ def added_by_others(
             continue
         absent = _absent_checkpoints(folder, other.get("checkpoints", ()))
         added += sum(round(weights * _CHECKPOINT_SHARE[precision]) for precision in absent)
-        # Models are built side by side, but what another one has only for a while (files that are not kept, copies while it
-        # is registered) is not counted: when the peaks of two models meet nobody can tell, and mostly they do not.
+        # What another one has only for a while (files that are not kept, copies while it is registered) is gone, or the model
+        # that is looked at does not begin before it is.
         if (converts or absent) and keep_merged:
             there = sum(file.stat().st_size for file in (folder / "merged").glob("*.safetensors"))
             added += max(0, weights - there)

@@ -68,7 +68,7 @@ def check_inputs(
 
     ``now`` (all of it optional): chosen (types that "auto" means by the plan that is there; none without one),
     builds_llama_cpp (whether programs of it are still to be built; true if not said), jobs_run_here (whether the heavy jobs run
-    on this machine, whose memory they need; true if not said), others (the other models of the configuration: name, base_bytes,
+    on this machine, whose memory they need; true if not said), others (the models that are built before: name, base_bytes,
     quantizations ..., as disk_peak.added_by_others has them, with "auto" possible).
 
     Raises OllamakeError for the first fault.

@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from dag_build import Build, save_small_adapter, save_small_base
+from snakemake_runs import REPOSITORY
 
 WRITES = re.compile(
     r"^Job \d+: (?:(Merging) shard \d+ of \d+ of|(Converting)|(Quantizing)|The Q8_0 of) (m\d)\b.*", re.MULTILINE
@@ -54,3 +56,15 @@ def test_a_model_that_does_not_fit_beside_what_earlier_ones_keep_is_refused(mode
     said = fresh.run_to_failure("--cores", "1", "--keep-going", "results/m0/inputs.json", "results/m1/inputs.json")
     assert "not enough disk for building m1" in said
     assert "not enough disk for building m0" not in said
+
+
+def test_jobs_that_stream_weights_say_so(models: Build) -> None:
+    """Of these profiles/default lets four run side by side; a quantization that computes is bound by cores alone."""
+    models.config["models"]["m0"]["quantizations"] = ["Q8_0", "Q4_K_M"]
+    models.write_config()
+    said = models.run("-n", "--forceall", "gguf")
+    jobs = re.findall(r"^rule (\w+):\n((?:    .*\n)+)", said, re.MULTILINE)
+    streams = {(name, (re.search(r"streams=(\d)", text) or [None, None])[1]) for name, text in jobs}
+    assert {("merge_shard", "1"), ("convert_to_gguf", "1"), ("quantize", "1"), ("quantize", "0")} <= streams
+    profile = yaml.safe_load((REPOSITORY / "profiles/default/profile.yaml").read_text(encoding="utf-8"))
+    assert "streams=4" in profile["resources"]

@@ -315,6 +315,19 @@ def test_a_merge_killed_between_its_shards(build: Build, finished: Build) -> Non
     assert not list((results / "merged").glob(".*.tmp"))
 
 
+def test_cores_change_nothing_of_the_bytes(build: Build, finished: Build) -> None:
+    """What was built with two cores is built with one, and with four, with the same bytes."""
+    made = sorted((finished.folder / "results/small").glob("merged/*.safetensors"))
+    made += sorted((finished.folder / "results/small/gguf").glob("*.gguf"))
+    assert len(made) == 6
+    for cores in ("1", "4"):
+        shutil.rmtree(build.folder / "results/small")
+        build.write_config()
+        build.run("--cores", cores, "gguf", "merged")
+        for file in made:
+            assert (build.folder / file.relative_to(finished.folder)).read_bytes() == file.read_bytes(), (cores, file)
+
+
 def test_a_dry_run_writes_nothing(finished: Build, tmp_path: Path) -> None:
     """Before and after a build: not a file outside .snakemake appears, disappears or changes its time."""
     fresh = Build(tmp_path / "fresh", finished.config)
