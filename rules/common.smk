@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
 from snakemake.io import flag
+from snakemake_interface_executor_plugins.settings import SharedFSUsage
 from snakemake_interface_storage_plugins.registry import StoragePluginRegistry
 
 sys.path.insert(0, os.path.join(workflow.basedir, "scripts"))
@@ -42,7 +43,7 @@ from ollamake.rag_state import undone
 from ollamake.registration import chat_command
 from ollamake.serving_configuration import CHECKPOINTS as CHECKPOINTS_TO_SERVE
 from ollamake.shape import shipped_shape
-from ollamake.source_files import is_hub_id, merges_through_peft, reads_across_shards, source_files
+from ollamake.source_files import SMALL_FILES, is_hub_id, merges_through_peft, reads_across_shards, source_files
 from ollamake.weight_identity import header_digest, identity_of, seen_files
 
 # The demo's files, fixed because the rules that make them name their outputs.
@@ -85,6 +86,16 @@ def or_one_message(function, *arguments):
         raise WorkflowError(str(error)) from None
 
 
+def copied_bucket():
+    """Return the bucket that the working directory is a copy of; None where files are only here. See profiles/s3."""
+    if workflow.storage_settings.default_storage_provider is None:
+        return None
+    # The plugin for S3 is installed where it is used.
+    from snakemake_working_copy import working_copy
+
+    return or_one_message(working_copy, workflow)
+
+
 def checked_configuration():
     """Return the configuration, typed. Models of the user's own file take the place of the demo."""
     given = workflow.config_settings.overwrite_config.get("models")
@@ -111,11 +122,23 @@ def sources_of(name):
     or_one_message(require_no_placeholders, config)
     folders = [("base", model.base)] + [("adapter", adapter.path) for adapter in model.adapters]
     return [
-        MADE_HERE.get(folder) or or_one_message(source_files, kind, folder, f"models.{name}.{kind}")
+        MADE_HERE.get(folder)
+        or or_one_message(source_files, kind, folder, f"models.{name}.{kind}", names_in_bucket(folder))
         for kind, folder in folders
     ]
 
 
+def names_in_bucket(folder):
+    """Return the names of a folder's files in the bucket; those that say what the weights are, are fetched."""
+    names = BUCKET.names_in(folder) if BUCKET else frozenset()
+    if names:
+        BUCKET.fetch(f"{folder}/{name}" for name in SMALL_FILES if name in names)
+    return names
+
+
+BUCKET = copied_bucket()
+if BUCKET:
+    BUCKET.leave_here("resources/llama.cpp/")  # a source tree of which no rule names each file, and programs of this machine
 CONFIG = checked_configuration()
 THREADS = CONFIG.threads or os.cpu_count()
 BUILD_JOBS = CONFIG.threads or 0  # 0: as many as the job may use cores
@@ -445,12 +468,12 @@ EVERYTHING = [
 # Code is an input -------------------------------------------------------------------------------------------------
 def script(rule_name):
     """Return the path of a rule's script."""
-    return os.path.relpath(os.path.join(workflow.basedir, "scripts", f"{rule_name}.py"))
+    return local(os.path.relpath(os.path.join(workflow.basedir, "scripts", f"{rule_name}.py")))
 
 
 def library(rule_name):
     """Return the library modules that a rule's script really uses."""
-    return [os.path.relpath(module) for module in modules_used_by(Path(script(rule_name)).resolve())]
+    return [local(os.path.relpath(module)) for module in modules_used_by(Path(script(rule_name)).resolve())]
 
 
 @cache
@@ -463,28 +486,45 @@ def code_digest(rule_name):
 
 def demo_text(name):
     """Return the path of one of the demo's texts."""
-    return os.path.relpath(os.path.join(workflow.basedir, "config/demo", name))
+    return local(os.path.relpath(os.path.join(workflow.basedir, "config/demo", name)))
 
 
 # Inputs -----------------------------------------------------------------------------------------------------------
 def kept(path, keep):
     """Return an output that stays, or one that goes when the last job that needs it is done."""
-    return path if keep else temp(path)
+    return path if keep else passing(path)
+
+
+def passing(path):
+    """Return an output that goes when the last job that needs it is done.
+
+    It is no object of a bucket as long as all jobs run on one machine, or share its disk.
+    """
+    if BUCKET and SharedFSUsage.INPUT_OUTPUT in workflow.storage_settings.shared_fs_usage:
+        BUCKET.leave_here(path)
+    return temp(path)
+
+
+def brought(path):
+    """Return a file that the user brought as an input: an object if the bucket has it, else a file of this machine."""
+    return path if BUCKET is None or path in BUCKET or os.path.dirname(path) in MADE_HERE else local(path)
 
 
 def weights_input(path):
     """Return a weight file as an input: the demo's as it is, the user's without regard to its time."""
-    return path if os.path.dirname(path) in MADE_HERE else ancient(path)
+    return path if os.path.dirname(path) in MADE_HERE else ancient(brought(path))
 
 
 def small_files(wildcards):
     """Return config, tokenizer and adapter_config: everything beside the weights, compared by content."""
-    return [file for weights, files in sources_of(wildcards.model) for file in files]
+    return [brought(file) for weights, files in sources_of(wildcards.model) for file in files]
 
 
 def users_small_files(wildcards):
     """Return the small files that the user brought: what can be checked before anything has run."""
-    return [file for file in small_files(wildcards) if os.path.dirname(file) not in MADE_HERE]
+    files = [file for file in small_files(wildcards) if os.path.dirname(file) not in MADE_HERE]
+    # The check reads headers of weights, which are here unless a bucket has them.
+    return files + [file for file in all_weights(wildcards) if BUCKET and file in BUCKET]
 
 
 def all_weights(wildcards):
@@ -752,7 +792,7 @@ def program_path(program):
 def converter_files():
     """Return llama.cpp's converter: of the source tree that the user named, else of the fetched one."""
     found = find_converter(CONFIG.llama_cpp)
-    return [str(found)] if found else [f"{LLAMA_CPP}/source/convert_hf_to_gguf.py", f"{LLAMA_CPP}/source.json"]
+    return [local(str(found))] if found else [f"{LLAMA_CPP}/source/convert_hf_to_gguf.py", f"{LLAMA_CPP}/source.json"]
 
 
 def smallest_quantization(pattern):
@@ -768,12 +808,19 @@ def smallest_quantization(pattern):
 
 def is_done(rule_name, spec, record, *others):
     """Return whether a job has nothing to do of its own accord: its outputs are there, the record made with ``spec``."""
-    if rule_name in workflow.dag_settings.forcerun or not all(map(os.path.exists, others)):
+    if rule_name in workflow.dag_settings.forcerun or not all(map(is_there, (record, *others))):
         return False
     try:
         return json.loads(Path(record).read_text(encoding="utf-8"))["spec"] == spec
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def is_there(path):
+    """Return whether a file is there: in the bucket, if the working directory is a copy of one and this run has not made it."""
+    if BUCKET is None or BUCKET.is_only_here(path):
+        return os.path.exists(path)
+    return path in BUCKET or (os.path.exists(path) and os.stat(path).st_mtime >= STARTED)
 
 
 def followed_until_done(marker, rule_name, spec, record):
@@ -830,7 +877,8 @@ def marker_to_ask(wildcards):
 
 def questions_file(wildcards):
     """Return the questions that a model asks of another or of itself."""
-    return CONFIG.models[wildcards.asker].answers.questions or []
+    questions = CONFIG.models[wildcards.asker].answers.questions
+    return brought(questions) if questions else []
 
 
 def asked_models(name):
@@ -942,12 +990,12 @@ def domain_text(wildcards):
 
 def calibration_texts(wildcards):
     """Return the files that a model's importance matrix is computed from."""
-    return list(CONFIG.models[wildcards.model].calibration.files)
+    return [brought(file) for file in CONFIG.models[wildcards.model].calibration.files]
 
 
 def evaluation_texts(wildcards):
     """Return the files that a model's quality is measured on."""
-    return list(CONFIG.models[wildcards.model].quality.evaluation.files)
+    return [brought(file) for file in CONFIG.models[wildcards.model].quality.evaluation.files]
 
 
 def text_key(wildcards):
@@ -1164,14 +1212,19 @@ def seen(name):
 
 def identities(name, files):
     """Return path -> identity of weight files that the user brought; the demo's rules look after their own."""
-    return {file: identity_of(Path(file), seen(name)) for file in files if os.path.dirname(file) not in MADE_HERE}
+    in_bucket = BUCKET.identity if BUCKET else lambda file: None
+    return {
+        file: in_bucket(file) or identity_of(Path(file), seen(name))
+        for file in files
+        if os.path.dirname(file) not in MADE_HERE
+    }
 
 
 # The plan ---------------------------------------------------------------------------------------------------------
 def shape_file(wildcards):
     """Return the shape of a model that is not here: the one that comes with ollamake, else the one from the hub."""
     shipped = shipped_shape(wildcards.shape, Path(SHIPPED_SHAPES))
-    return str(shipped) if shipped else f"resources/shapes/{wildcards.shape}.json"
+    return local(str(shipped)) if shipped else f"resources/shapes/{wildcards.shape}.json"
 
 
 def ghost_of_model(wildcards):
@@ -1301,11 +1354,16 @@ def limits_spec(wildcards):
 def plan_spec(wildcards):
     model = CONFIG.models[wildcards.model]
     weights = [file for weights, files in sources_of(wildcards.model) for file in weights]
+    in_bucket = BUCKET.identity if BUCKET else lambda file: None
     return spec(
         base=model.base,
         adapters=[vars(adapter) for adapter in model.adapters],
         dtype=CONFIG.dtype,
-        headers={file: header_digest(Path(file)) for file in weights if os.path.dirname(file) not in MADE_HERE},
+        headers={
+            file: in_bucket(file) or header_digest(Path(file))
+            for file in weights
+            if os.path.dirname(file) not in MADE_HERE
+        },
     )
 
 
@@ -1382,6 +1440,8 @@ def question_spec(wildcards):
     """Return what answers depend on beside the model: place, questions, and how long an answer may be."""
     answers = CONFIG.models[wildcards.asker].answers
     questions = Path(answers.questions)
+    if BUCKET:
+        BUCKET.fetch([answers.questions])
     digest = sha256_of(questions) if questions.is_file() else None
     return spec(**PLACE, questions=digest, max_tokens=answers.max_tokens, code=code_digest("ask_questions"))
 

@@ -160,7 +160,7 @@ rule evaluate_reference:
         script=script("evaluate_reference"),
         library=library("evaluate_reference"),
     output:
-        logits=temp(REFERENCE_LOGITS),
+        logits=passing(REFERENCE_LOGITS),
         record="results/{model}/quality/reference.json",
     log:
         "logs/evaluate_reference/{model}.log",

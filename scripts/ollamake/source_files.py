@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ MODEL_FILES = (
 )
 """What may lie beside the weights and goes into a merged checkpoint; of an adapter folder only the tokenizer's part."""
 
+SMALL_FILES = ("adapter_config.json", *MODEL_FILES, *BASE_INDEXES)
+"""All that is read of a folder beside its weights."""
+
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(@[\w./-]+)?", re.ASCII)
 
@@ -41,26 +45,30 @@ def is_hub_id(base: str) -> bool:
     return _HUB_ID.fullmatch(base) is not None and ".." not in base
 
 
-def source_files(kind: str, folder: str, key: str) -> tuple[list[str], list[str]]:
+def source_files(
+    kind: str, folder: str, key: str, elsewhere: Collection[str] = frozenset()
+) -> tuple[list[str], list[str]]:
     """Return (weight files, small files) of a base or adapter folder, as paths below ``folder``, in order.
 
     ``kind`` is "base" or "adapter", ``key`` the configuration key that messages name. Only names and the base's index
-    are read. Raises OllamakeError when the folder is not one of that kind.
+    are read. ``elsewhere`` has the names of files that are in the same folder of a bucket; an index must be here as well.
+    Raises OllamakeError when the folder is not one of that kind.
     """
     path = Path(folder)
-    if not path.is_dir():
+    if not path.is_dir() and not elsewhere:
         what = "is a file, not a folder" if path.exists() else "does not exist"
         raise OllamakeError(
             f"{key}: the folder {folder!r} {what} (looked from {Path.cwd()})."
             + (_nearby(path) if kind == "adapter" else "")
             + f" {_EXPECTED[kind]}"
         )
-    weights = _base_weights(path, key) if kind == "base" else adapter_weights(path, key)
-    first = ["adapter_config.json"] if kind == "adapter" else []
-    small = [name for name in (*first, *MODEL_FILES) if (path / name).is_file()]
+    weights = _base_weights(path, key, elsewhere) if kind == "base" else adapter_weights(path, key, elsewhere)
+    names = ["adapter_config.json"] if kind == "adapter" else []
+    names += MODEL_FILES
     if kind == "base":
-        small += [name for name in BASE_INDEXES[:1] if (path / name).is_file()]
-        small += [name for name in BASE_INDEXES[1:] if (path / name).is_file() and weights[0].endswith(".bin")]
+        names += BASE_INDEXES[:1]
+        names += BASE_INDEXES[1:] if weights[0].endswith(".bin") else ()
+    small = [name for name in names if _is_there(path, name, elsewhere)]
     return [f"{folder}/{name}" for name in weights], [f"{folder}/{name}" for name in small]
 
 
@@ -70,13 +78,17 @@ _EXPECTED = {
 }
 
 
-def _base_weights(folder: Path, key: str) -> list[str]:
-    if not (folder / "config.json").is_file():
+def _is_there(folder: Path, name: str, elsewhere: Collection[str]) -> bool:
+    return name in elsewhere or (folder / name).is_file()
+
+
+def _base_weights(folder: Path, key: str, elsewhere: Collection[str]) -> list[str]:
+    if not _is_there(folder, "config.json", elsewhere):
         raise OllamakeError(f"{key}: {str(folder)!r} has no config.json. {_EXPECTED['base']}")
     for index, single in zip(BASE_INDEXES, BASE_SINGLES, strict=True):
         if (folder / index).is_file():
-            return _indexed_weights(folder, folder / index, key)
-        if (folder / single).is_file():
+            return _indexed_weights(folder, folder / index, key, elsewhere)
+        if _is_there(folder, single, elsewhere):
             return [single]
     others = sorted(file.name for pattern in ("*.bin", "*.gguf", "*.safetensors") for file in folder.glob(pattern))
     found = f" It has {', '.join(others[:4])}, which cannot be merged as they are." if others else ""
@@ -86,7 +98,7 @@ def _base_weights(folder: Path, key: str) -> list[str]:
     )
 
 
-def _indexed_weights(folder: Path, index: Path, key: str) -> list[str]:
+def _indexed_weights(folder: Path, index: Path, key: str, elsewhere: Collection[str]) -> list[str]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
@@ -97,7 +109,7 @@ def _indexed_weights(folder: Path, index: Path, key: str) -> list[str]:
     outside = [name for name in names if not isinstance(name, str) or Path(name).name != name]
     if outside:
         raise OllamakeError(f"{key}: {index} names files outside its folder: {outside[:3]}. Nothing of it is read.")
-    missing = [name for name in names if not (folder / name).is_file()]
+    missing = [name for name in names if not _is_there(folder, name, elsewhere)]
     if missing or not names:
         raise OllamakeError(
             f"{key}: {index} names {len(names)} shards, of which {len(missing)} are not there:"
@@ -132,10 +144,10 @@ def _configs_if_there(*files: str) -> list[dict[str, Any]]:
     return configs if all(isinstance(one, dict) for one in configs) else []
 
 
-def adapter_weights(folder: Path, key: str) -> list[str]:
+def adapter_weights(folder: Path, key: str, elsewhere: Collection[str] = frozenset()) -> list[str]:
     """Return the name of an adapter's weight file, alone in a list. Raises OllamakeError if the folder is no adapter."""
-    found = [name for name in ADAPTER_WEIGHTS if (folder / name).is_file()]
-    has_config = (folder / "adapter_config.json").is_file()
+    found = [name for name in ADAPTER_WEIGHTS if _is_there(folder, name, elsewhere)]
+    has_config = _is_there(folder, "adapter_config.json", elsewhere)
     if found and has_config:
         return found[:1]
     missing = [] if has_config else ["adapter_config.json"]
