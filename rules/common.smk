@@ -575,7 +575,12 @@ def unquantized_for(name, is_made):
     gguf = UNQUANTIZED.format(model=name)
     if CONFIG.keep_unquantized or not is_made:
         return ancient(gguf)
-    return flag(ancient(CONVERSION.format(model=name)), "sourcecache_entry", gguf)
+    return in_place_of(gguf, CONVERSION.format(model=name))
+
+
+def in_place_of(path, record):
+    """Return a record as an input of a job that is done, under the name of the file that the job was done with."""
+    return flag(ancient(record), "sourcecache_entry", BUCKET.query(path) if BUCKET else path)
 
 
 def unquantized_to_quantize(wildcards):
@@ -684,7 +689,7 @@ def merged_to_quantize(wildcards):
     shard, record = MERGED_SHARD.format(**wildcards), MERGE_RECORD.format(**wildcards)
     if CONFIG.keep_merged or not is_in_bitsandbytes(wildcards):
         return ancient(shard)
-    return flag(ancient(record), "sourcecache_entry", shard)
+    return in_place_of(shard, record)
 
 
 def merged_record_to_quantize(wildcards):
@@ -704,7 +709,7 @@ def merged_to_compare(wildcards):
     files = zip(*(of_each_shard(wildcards.model, pattern) for pattern in (MERGED_SHARD, MERGE_RECORD)))
     if CONFIG.keep_merged or not is_checkpoint_measured(wildcards):
         return [ancient(shard) for shard, _ in files]
-    return [flag(ancient(record), "sourcecache_entry", shard) for shard, record in files]
+    return [in_place_of(shard, record) for shard, record in files]
 
 
 def user_of_merged(wildcards):
@@ -1595,6 +1600,12 @@ def quantize_time(wildcards, input):
     if not os.path.exists(str(input.plan)):
         return ""
     return in_time("quantize", job_needs.elements(merge_plan_of(input)), wildcards.quant)
+
+
+def store_provenance():
+    """Store in the bucket what Snakemake knows of this run, so that a run in another working directory knows it, too."""
+    if BUCKET:
+        or_one_message(BUCKET.store_provenance)
 
 
 # The last word --------------------------------------------------------------------------------------------------

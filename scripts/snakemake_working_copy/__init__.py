@@ -11,6 +11,7 @@ Made for snakemake-storage-plugin-s3 0.3; profiles/s3 says how it is used, rules
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -33,6 +34,9 @@ from ollamake.errors import OllamakeError
 
 LARGEST_SMALL_FILE = 100 << 20
 """Bytes: what is larger is fetched by the job that reads it only. The largest tokenizers have 35 MB."""
+
+PROVENANCE = ".snakemake/metadata"
+"""Where Snakemake notes what each output was made with, by which it knows that a parameter or code has changed."""
 
 MODEL_FILES = "model_files.json"
 """Names the files beside the weights of a merged checkpoint, which no rule can name: they go and come with it."""
@@ -80,6 +84,10 @@ class Bucket:
             path.removeprefix(start) for path in self.known if path.startswith(start) and "/" not in path[len(start) :]
         )
 
+    def query(self, path: str) -> str:
+        """Return what Snakemake calls the object of a path."""
+        return f"s3://{self._bucket}/{self.prefix}{path}"
+
     def identity(self, path: str) -> str | None:
         """Return a text that changes with the content of an object; None if there is none."""
         known = self.known.get(path)
@@ -94,8 +102,15 @@ class Bucket:
         return any(pattern.match(path) for pattern in self.only_here)
 
     def fetch_records(self) -> None:
-        """Fetch the records of earlier runs, which say what needs to be done."""
-        self.fetch(path for path in self.known if path.startswith("results/") and path.endswith(".json"))
+        """Fetch the records and Snakemake's notes of earlier runs, here or elsewhere, which say what needs to be done."""
+        records = [path for path in self.known if path.startswith("results/") and path.endswith(".json")]
+        self.fetch(records + [path for path in self.known if path.startswith(f"{PROVENANCE}/")])
+
+    def store_provenance(self) -> None:
+        """Store what Snakemake has noted of this run, for runs in other working directories."""
+        notes = [str(path) for path in Path(PROVENANCE).rglob("*") if path.is_file()]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(self._store, [path for path in notes if not self._has_content_of(path)]))
 
     def fetch(self, paths: Iterable[str]) -> None:
         """Fetch small files of which there is no copy, or an older one. Raises OllamakeError."""
@@ -108,10 +123,14 @@ class Bucket:
             list(pool.map(self._fetch, wanted))
 
     def _is_current(self, path: str) -> bool:
-        try:
-            return os.stat(path).st_mtime >= self.known[path].modified
-        except FileNotFoundError:
+        if not Path(path).is_file():
             return False
+        return Path(path).stat().st_mtime >= self.known[path].modified or self._has_content_of(path)
+
+    def _has_content_of(self, path: str) -> bool:
+        """Whether the bucket has a small file as it is here."""
+        known = self.known.get(path)
+        return known is not None and known.etag == hashlib.md5(Path(path).read_bytes(), usedforsecurity=False).hexdigest()
 
     def _fetch(self, path: str) -> None:
         try:
@@ -119,7 +138,14 @@ class Bucket:
                 self._client.download_file(self._bucket, self.prefix + path, str(temporary))
                 os.utime(temporary, (self.known[path].modified,) * 2)
         except Exception as error:
-            raise OllamakeError(f"s3://{self._bucket}/{self.prefix}{path} cannot be fetched: {error}") from error
+            raise OllamakeError(f"{self.query(path)} cannot be fetched: {error}") from error
+
+
+    def _store(self, path: str) -> None:
+        try:
+            self._client.upload_file(path, self._bucket, self.prefix + path)
+        except Exception as error:
+            raise OllamakeError(f"{self.query(path)} cannot be stored: {error}") from error
 
 
 class StorageProvider(ProviderOfS3):  # type: ignore[misc]
