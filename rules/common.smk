@@ -123,23 +123,35 @@ def sources_of(name):
     folders = [("base", model.base)] + [("adapter", adapter.path) for adapter in model.adapters]
     return [
         MADE_HERE.get(folder)
-        or or_one_message(source_files, kind, folder, f"models.{name}.{kind}", names_in_bucket(folder))
+        or or_one_message(source_files, kind, folder, source_key(name, kind, folder), names_in_bucket(folder))
         for kind, folder in folders
     ]
 
 
+def source_key(name, kind, folder):
+    """Return the key of a base or an adapter for messages, with the place in the bucket where there is nothing of it."""
+    nothing = BUCKET and not names_in_bucket(folder)
+    return f"models.{name}.{kind}{f' (nothing is in {BUCKET.query(folder)})' if nothing else ''}"
+
+
 def names_in_bucket(folder):
-    """Return the names of a folder's files in the bucket; those that say what the weights are, are fetched."""
-    names = BUCKET.names_in(folder) if BUCKET else frozenset()
-    if names:
-        BUCKET.fetch(f"{folder}/{name}" for name in SMALL_FILES if name in names)
-    return names
+    """Return the names of a folder's files in the bucket."""
+    return BUCKET.names_in(folder) if BUCKET else frozenset()
+
+
+def fetch_small_files():
+    """Fetch from the bucket what says of a base or an adapter which weights it has, and how they are merged."""
+    for model in CONFIG.models.values():
+        for folder in (model.base, *(adapter.path for adapter in model.adapters)):
+            BUCKET.fetch(f"{folder}/{name}" for name in SMALL_FILES)
 
 
 BUCKET = copied_bucket()
-if BUCKET:
-    BUCKET.leave_here("resources/llama.cpp/")  # a source tree of which no rule names each file, and programs of this machine
 CONFIG = checked_configuration()
+if BUCKET:
+    fetch_small_files()
+    # A source tree of which no rule names each file, and programs of this machine.
+    BUCKET.leave_here("resources/llama.cpp/")
 THREADS = CONFIG.threads or os.cpu_count()
 BUILD_JOBS = CONFIG.threads or 0  # 0: as many as the job may use cores
 # What is null in the configuration is the environment's, so that another OLLAMA_HOST counts as a change.
