@@ -65,7 +65,11 @@ def rules() -> dict[str, tuple[set[str], str | None, bool]]:
         for name, block in zip(blocks[::2], blocks[1::2], strict=True):
             environment = re.search(r"^    conda:\n        \"\.\./envs/(\w+)\.yaml\"$", block, re.MULTILINE)
             scripts = set(re.findall(r"\bscript\(\"(\w+)\"\)", block))
-            found[name] = (scripts, environment and environment[1], bool(re.search(r"^    shell:", block, re.MULTILINE)))
+            found[name] = (
+                scripts,
+                environment and environment[1],
+                bool(re.search(r"^    shell:", block, re.MULTILINE)),
+            )
     return found
 
 
