@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,17 +114,16 @@ def test_nor_has_a_run_in_an_empty_directory(first: InBucket, tmp_path: Path) ->
     assert second.weights() == []
 
 
-def test_another_store_gets_the_ggufs_from_the_bucket(first: InBucket, tmp_path: Path) -> None:
+def test_an_empty_store_gets_the_ggufs_from_the_bucket(first: InBucket, tmp_path: Path) -> None:
+    """As where a pod had the store on its own disk."""
+    store = Path(first.config["ollama"]["store"])
+    shutil.rmtree(store)
     second = first.elsewhere(tmp_path / "second")
-    second.config["ollama"]["store"] = str(tmp_path / "store")
     assert second.planned() == TO_REGISTER
     second.snakemake("--cores", "2", "registered")
     assert second.weights() == ["small.Q4_K_M.gguf", "small.Q8_0.gguf"]
-    gguf = (second.folder / "results/small/gguf/small.Q8_0.gguf").read_bytes()
-    blob = tmp_path / "store/blobs" / f"sha256-{hashlib.sha256(gguf).hexdigest()}"
-    assert blob.read_bytes() == gguf
-    # The marker in the bucket names the other store now.
-    first.snakemake("--cores", "2", "registered")
+    gguf = first.bucket.read(f"{PREFIX}/results/small/gguf/small.Q8_0.gguf")
+    assert (store / f"blobs/sha256-{hashlib.sha256(gguf).hexdigest()}").read_bytes() == gguf
 
 
 def test_a_change_of_the_prompt_touches_no_weights(first: InBucket, tmp_path: Path) -> None:
