@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
 from snakemake.io import flag
+from snakemake.path_modifier import PATH_MODIFIER_FLAG
 from snakemake_interface_executor_plugins.settings import SharedFSUsage
 from snakemake_interface_storage_plugins.registry import StoragePluginRegistry
 
@@ -478,14 +479,22 @@ EVERYTHING = [
 
 
 # Code is an input -------------------------------------------------------------------------------------------------
+def everywhere(path):
+    """Return a file of the workflow or of a program, which is no object of a bucket: each machine has it in the same place.
+
+    The flag is that of paths which Snakemake does not make into objects. With local() a job would be one of this machine.
+    """
+    return flag(path, PATH_MODIFIER_FLAG)
+
+
 def script(rule_name):
     """Return the path of a rule's script."""
-    return local(os.path.relpath(os.path.join(workflow.basedir, "scripts", f"{rule_name}.py")))
+    return everywhere(os.path.relpath(os.path.join(workflow.basedir, "scripts", f"{rule_name}.py")))
 
 
 def library(rule_name):
     """Return the library modules that a rule's script really uses."""
-    return [local(os.path.relpath(module)) for module in modules_used_by(Path(script(rule_name)).resolve())]
+    return [everywhere(os.path.relpath(module)) for module in modules_used_by(Path(script(rule_name)).resolve())]
 
 
 @cache
@@ -498,7 +507,7 @@ def code_digest(rule_name):
 
 def demo_text(name):
     """Return the path of one of the demo's texts."""
-    return local(os.path.relpath(os.path.join(workflow.basedir, "config/demo", name)))
+    return everywhere(os.path.relpath(os.path.join(workflow.basedir, "config/demo", name)))
 
 
 # Inputs -----------------------------------------------------------------------------------------------------------
@@ -809,7 +818,9 @@ def program_path(program):
 def converter_files():
     """Return llama.cpp's converter: of the source tree that the user named, else of the fetched one."""
     found = find_converter(CONFIG.llama_cpp)
-    return [local(str(found))] if found else [f"{LLAMA_CPP}/source/convert_hf_to_gguf.py", f"{LLAMA_CPP}/source.json"]
+    return (
+        [everywhere(str(found))] if found else [f"{LLAMA_CPP}/source/convert_hf_to_gguf.py", f"{LLAMA_CPP}/source.json"]
+    )
 
 
 def smallest_quantization(pattern):
@@ -1241,7 +1252,7 @@ def identities(name, files):
 def shape_file(wildcards):
     """Return the shape of a model that is not here: the one that comes with ollamake, else the one from the hub."""
     shipped = shipped_shape(wildcards.shape, Path(SHIPPED_SHAPES))
-    return local(str(shipped)) if shipped else f"resources/shapes/{wildcards.shape}.json"
+    return everywhere(str(shipped)) if shipped else f"resources/shapes/{wildcards.shape}.json"
 
 
 def ghost_of_model(wildcards):
