@@ -20,6 +20,9 @@ from ollamake.errors import OllamakeError
 LARGEST_SMALL_FILE = 100 << 20
 """Bytes: what is larger is fetched by the job that reads it only. The largest tokenizers have 35 MB."""
 
+MODEL_FILES = "model_files.json"
+"""Names the files beside the weights of a merged checkpoint, which no rule can name: they go and come with it."""
+
 PROVENANCE = ".snakemake/metadata"
 """Where Snakemake notes what each output was made with, by which it knows that a parameter or code has changed."""
 
@@ -86,7 +89,11 @@ class Bucket:
 
     def fetch_records(self) -> None:
         """Fetch the records and Snakemake's notes of earlier runs, here or elsewhere, which say what needs to be done."""
-        records = [path for path in self.known if path.startswith("results/") and path.endswith(".json")]
+        records = [
+            path
+            for path in self.known
+            if path.startswith("results/") and path.endswith(".json") and Path(path).name != MODEL_FILES
+        ]
         self.fetch(records + [path for path in self.known if path.startswith(f"{PROVENANCE}/")])
 
     def store_provenance(self) -> None:

@@ -24,11 +24,8 @@ from snakemake_storage_plugin_s3 import StorageObject as ObjectOfS3
 from snakemake_storage_plugin_s3 import StorageProvider as ProviderOfS3
 
 from ollamake.atomic_write import temporary_beside
-from ollamake.bucket import Bucket
+from ollamake.bucket import MODEL_FILES, Bucket
 from ollamake.errors import OllamakeError
-
-MODEL_FILES = "model_files.json"
-"""Names the files beside the weights of a merged checkpoint, which no rule can name: they go and come with it."""
 
 
 class StorageProvider(ProviderOfS3):  # type: ignore[misc]

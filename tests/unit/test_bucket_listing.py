@@ -80,7 +80,12 @@ def test_large_files_are_left_to_the_jobs(served: ServedBucket, folder: Path) ->
 
 
 def test_records_and_notes_are_fetched_and_nothing_else(served: ServedBucket, folder: Path) -> None:
-    contents = {"results__m__plan.json": b"{}", ".snakemake__metadata__eA==": b"{}", "results__m__m.gguf": b"GGUF"}
+    contents = {
+        "results__m__plan.json": b"{}",
+        "results__m__merged__model_files.json": b"{}",
+        ".snakemake__metadata__eA==": b"{}",
+        "results__m__m.gguf": b"GGUF",
+    }
     put(served, "records", **contents).fetch_records()
     found = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     assert found == {"results/m/plan.json", ".snakemake/metadata/eA=="}
