@@ -148,6 +148,53 @@ def test_another_adapter_in_the_bucket_is_merged(first: InBucket, tmp_path: Path
     assert first.planned() == {}, "the same content under another time"
 
 
+SUBMIT = """#!/bin/bash -eu
+# Run a job of Snakemake as on another machine: in an empty folder with the configuration, and with the bucket.
+machine=$(mktemp --directory {machines}/XXXXXX)
+cp {place}/mine.yaml "$machine"
+sed "s#{place}#$machine#g" "$1" >"$machine/job.sh"
+(cd "$machine"; bash job.sh &>said.log; echo $? >code.tmp; mv code.tmp code) &>/dev/null &
+echo "$machine"
+"""
+STATUS = """#!/bin/bash
+[ -e "$1/code" ] || { echo running; exit; }
+[ "$(cat "$1/code")" = 0 ] && echo success || echo failed
+"""
+
+
+def test_machines_that_share_no_disk_pass_files_through_the_bucket(
+    finished: Build, bucket: ServedBucket, tmp_path: Path
+) -> None:
+    """Also those that are not kept. What Snakemake runs beside itself, it runs here: registration, and jobs of seconds."""
+    machines, place = (
+        tmp_path / "machines",
+        InBucket(tmp_path / "place", bucket, json.loads(json.dumps(finished.config))),
+    )
+    machines.mkdir()
+    for name, text in (("submit", SUBMIT.format(machines=machines, place=place.folder)), ("status", STATUS)):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    prefix = "apart"
+    for name in ("base", "adapter"):
+        bucket.upload(finished.folder / name, f"{prefix}/{name}")
+    place.config["models"]["small"]["quantizations"] = ["Q8_0"]
+    place.config["keep"] = {"merged": False, "unquantized": False}
+    options = ["--executor", "cluster-generic", "--shared-fs-usage", "none", "--jobs", "2", "--local-cores", "2"]
+    options += [f"--cluster-generic-{name}-cmd={tmp_path / name}" for name in ("submit", "status")]
+    code, said = place.attempt(f"s3://{bucket.name}/{prefix}", *options, "--seconds-between-status-checks", "1", "gguf")
+    logs = "".join(file.read_text(encoding="utf-8") for file in machines.glob("*/said.log"))
+    assert code == 0, said + logs
+    there = [
+        set(map(Path, (file.relative_to(machine) for file in machine.rglob("*")))) for machine in machines.iterdir()
+    ]
+    assert len(there) == 5, "three shards, a conversion, a quantization"
+    gguf = Path("results/small/gguf/small.Q8_0.gguf")
+    assert sum(gguf in files for files in there) == 1
+    assert bucket.read(f"{prefix}/{gguf}") == (finished.folder / gguf).read_bytes()
+    kept = [key for key in bucket.sizes() if key.startswith(f"{prefix}/results/") and key.endswith((".gguf", "rs"))]
+    assert kept == [f"{prefix}/{gguf}"]
+
+
 def test_what_is_missing_is_said_with_its_place(first: InBucket, tmp_path: Path) -> None:
     second = first.elsewhere(tmp_path / "second")
     second.config["models"]["small"]["base"] = "bse"
