@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
 from snakemake.io import flag
+from snakemake.path_modifier import PATH_MODIFIER_FLAG
+from snakemake_interface_executor_plugins.settings import SharedFSUsage
 from snakemake_interface_scheduler_plugins.registry import SchedulerPluginRegistry
 from snakemake_interface_storage_plugins.registry import StoragePluginRegistry
 
@@ -54,7 +56,7 @@ from ollamake.rag_state import undone
 from ollamake.registration import chat_command
 from ollamake.serving_configuration import CHECKPOINTS as CHECKPOINTS_TO_SERVE
 from ollamake.shape import shipped_shape
-from ollamake.source_files import is_on_hub, merges_through_peft, reads_across_shards, source_files
+from ollamake.source_files import SMALL_FILES, is_on_hub, merges_through_peft, reads_across_shards, source_files
 from ollamake.weight_identity import header_digest, identity_of, seen_files
 
 # The demo's files, fixed because the rules that make them name their outputs.
@@ -98,6 +100,16 @@ def or_one_message(function, *arguments):
         raise WorkflowError(str(error)) from None
 
 
+def copied_bucket():
+    """Return the bucket that the working directory is a copy of; None where files are only here. See profiles/s3."""
+    if workflow.storage_settings.default_storage_provider is None:
+        return None
+    # The plugin for S3 is installed where it is used.
+    from snakemake_working_copy import working_copy
+
+    return or_one_message(working_copy, workflow)
+
+
 def checked_configuration():
     """Return the configuration, typed. Models of the user's own file take the place of the demo."""
     given = workflow.config_settings.overwrite_config.get("models")
@@ -120,7 +132,8 @@ def sources_of(name):
     refuse_placeholders()
     # What is wrong with a folder here is said before anything is asked of the hub.
     here = {
-        folder: MADE_HERE.get(folder) or or_one_message(source_files, kind, folder, f"models.{name}.{kind}")
+        folder: MADE_HERE.get(folder)
+        or or_one_message(source_files, kind, folder, source_key(name, kind, folder), names_in_bucket(folder))
         for kind, folder in named_sources(name)
         if folder not in REFERENCES
     }
@@ -155,14 +168,39 @@ def weighted_adapters(name):
     return [vars(adapter) | {"path": path} for adapter, path in zip(CONFIG.models[name].adapters, folders)]
 
 
+def source_key(name, kind, folder):
+    """Return the key of a base or an adapter for messages, with the place in the bucket where there is nothing of it."""
+    nothing = BUCKET and not names_in_bucket(folder)
+    return f"models.{name}.{kind}{f' (nothing is in {BUCKET.query(folder)})' if nothing else ''}"
+
+
+def names_in_bucket(folder):
+    """Return the names of a folder's files in the bucket."""
+    return BUCKET.names_in(folder) if BUCKET else frozenset()
+
+
+def fetch_small_files():
+    """Fetch from the bucket what says of a base or an adapter which weights it has, and how they are merged."""
+    for model in CONFIG.models.values():
+        for folder in (model.base, *(adapter.path for adapter in model.adapters)):
+            BUCKET.fetch(f"{folder}/{name}" for name in SMALL_FILES)
+
+
+BUCKET = copied_bucket()
 CONFIG = checked_configuration()
+if BUCKET:
+    fetch_small_files()
+    # A source tree of which no rule names each file, and programs of this machine.
+    BUCKET.leave_here("resources/llama.cpp/")
 THREADS = CONFIG.threads or int(os.environ.get("SLURM_CPUS_PER_TASK") or os.cpu_count())
 BUILD_JOBS = CONFIG.threads or 0  # 0: as many as the job may use cores
 # What is null in the configuration is the environment's, so that another OLLAMA_HOST counts as a change.
 PLACE = {"target": CONFIG.target, "host": CONFIG.host or os.environ.get("OLLAMA_HOST"), "store": CONFIG.store}
 BUILT = list(CONFIG.models)
 # What the configuration names of the Hugging Face hub; models of which something is there, and those of which the base is.
-REFERENCES = {path for name in BUILT for _, path in named_sources(name) if is_on_hub(path)}
+REFERENCES = {
+    path for name in BUILT for _, path in named_sources(name) if is_on_hub(path) and not names_in_bucket(path)
+}
 ON_HUB = [name for name in BUILT if any(path in REFERENCES for _, path in named_sources(name))]
 BASE_ON_HUB = [name for name in ON_HUB if CONFIG.models[name].base in REFERENCES]
 # A base that is only built for a comparison is the one that its fine-tune was pinned with.
@@ -506,6 +544,14 @@ EVERYTHING = [
 
 
 # Code is an input -------------------------------------------------------------------------------------------------
+def everywhere(path):
+    """Return a file of the workflow or of a program, which is no object of a bucket: each machine has it in the same place.
+
+    The flag is that of paths which Snakemake does not make into objects. With local() a job would be one of this machine.
+    """
+    return flag(path, PATH_MODIFIER_FLAG)
+
+
 def script(rule_name):
     """Return the path of a rule's script."""
     return os.path.relpath(os.path.join(workflow.basedir, "scripts", f"{rule_name}.py"))
@@ -529,18 +575,33 @@ def source_digest(file):
 
 def demo_text(name):
     """Return the path of one of the demo's texts."""
-    return os.path.relpath(os.path.join(workflow.basedir, "config/demo", name))
+    return everywhere(os.path.relpath(os.path.join(workflow.basedir, "config/demo", name)))
 
 
 # Inputs -----------------------------------------------------------------------------------------------------------
 def kept(path, keep):
     """Return an output that stays, or one that goes when the last job that needs it is done."""
-    return path if keep else temp(path)
+    return path if keep else passing(path)
+
+
+def passing(path):
+    """Return an output that goes when the last job that needs it is done.
+
+    It is no object of a bucket as long as all jobs run on one machine, or share its disk.
+    """
+    if BUCKET and SharedFSUsage.INPUT_OUTPUT in workflow.storage_settings.shared_fs_usage:
+        BUCKET.leave_here(path)
+    return temp(path)
+
+
+def brought(path):
+    """Return a file that the user brought as an input: an object if the bucket has it, else a file of this machine."""
+    return path if BUCKET is None or path in BUCKET or os.path.dirname(path) in MADE_HERE else local(path)
 
 
 def weights_input(path):
     """Return a weight file as an input: the demo's as it is, the user's without regard to its time."""
-    return path if is_made_here(path) else ancient(path)
+    return path if is_made_here(path) else ancient(brought(path))
 
 
 @cache
@@ -551,13 +612,20 @@ def is_made_here(path):
 
 def small_files(wildcards):
     """Return config, tokenizer and adapter_config: everything beside the weights, compared by content."""
-    return [file for weights, files in sources_of(wildcards.model) for file in files]
+    return [brought(file) for weights, files in sources_of(wildcards.model) for file in files]
 
 
 def users_small_files(wildcards):
     """Return the small files that the user brought: what can be checked before anything has run."""
     files = [file for file in small_files(wildcards) if not is_made_here(file)]
-    return [*files, *hub_headers(wildcards), *hub_adapters(wildcards)]
+    # The check reads headers of weights, which are here unless a bucket has them.
+    in_bucket = [
+        weights_input(file)
+        for weights, _ in sources_of(wildcards.model)
+        for file in weights
+        if BUCKET and file in BUCKET
+    ]
+    return [*files, *hub_headers(wildcards), *hub_adapters(wildcards), *in_bucket]
 
 
 def hub_headers(wildcards):
@@ -641,7 +709,12 @@ def unquantized_for(name, is_made):
     gguf = UNQUANTIZED.format(model=name)
     if CONFIG.keep_unquantized or not is_made:
         return ancient(gguf)
-    return flag(ancient(CONVERSION.format(model=name)), "sourcecache_entry", gguf)
+    return in_place_of(gguf, CONVERSION.format(model=name))
+
+
+def in_place_of(path, record):
+    """Return a record as an input of a job that is done, under the name of the file that the job was done with."""
+    return flag(ancient(record), "sourcecache_entry", BUCKET.query(path) if BUCKET else path)
 
 
 def unquantized_to_quantize(wildcards):
@@ -750,7 +823,7 @@ def merged_to_quantize(wildcards):
     shard, record = MERGED_SHARD.format(**wildcards), MERGE_RECORD.format(**wildcards)
     if CONFIG.keep_merged or not is_in_bitsandbytes(wildcards):
         return ancient(shard)
-    return flag(ancient(record), "sourcecache_entry", shard)
+    return in_place_of(shard, record)
 
 
 def merged_record_to_quantize(wildcards):
@@ -770,7 +843,7 @@ def merged_to_compare(wildcards):
     files = zip(*(of_each_shard(wildcards.model, pattern) for pattern in (MERGED_SHARD, MERGE_RECORD)))
     if CONFIG.keep_merged or not is_checkpoint_measured(wildcards):
         return [ancient(shard) for shard, _ in files]
-    return [flag(ancient(record), "sourcecache_entry", shard) for shard, record in files]
+    return [in_place_of(shard, record) for shard, record in files]
 
 
 def user_of_merged(wildcards):
@@ -858,7 +931,9 @@ def program_path(program):
 def converter_files():
     """Return llama.cpp's converter: of the source tree that the user named, else of the fetched one."""
     found = find_converter(CONFIG.llama_cpp)
-    return [str(found)] if found else [f"{LLAMA_CPP}/source/convert_hf_to_gguf.py", f"{LLAMA_CPP}/source.json"]
+    return (
+        [everywhere(str(found))] if found else [f"{LLAMA_CPP}/source/convert_hf_to_gguf.py", f"{LLAMA_CPP}/source.json"]
+    )
 
 
 def smallest_quantization(pattern):
@@ -874,12 +949,19 @@ def smallest_quantization(pattern):
 
 def is_done(rule_name, spec, record, *others):
     """Return whether a job has nothing to do of its own accord: its outputs are there, the record made with ``spec``."""
-    if rule_name in workflow.dag_settings.forcerun or not all(map(os.path.exists, others)):
+    if rule_name in workflow.dag_settings.forcerun or not all(map(is_there, (record, *others))):
         return False
     try:
         return json.loads(Path(record).read_text(encoding="utf-8"))["spec"] == spec
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def is_there(path):
+    """Return whether a file is there: in the bucket, if the working directory is a copy of one and this run has not made it."""
+    if BUCKET is None or BUCKET.is_only_here(path):
+        return os.path.exists(path)
+    return path in BUCKET or (os.path.exists(path) and os.stat(path).st_mtime >= STARTED)
 
 
 def followed_until_done(marker, rule_name, spec, record):
@@ -936,7 +1018,8 @@ def marker_to_ask(wildcards):
 
 def questions_file(wildcards):
     """Return the questions that a model asks of another or of itself."""
-    return CONFIG.models[wildcards.asker].answers.questions or []
+    questions = CONFIG.models[wildcards.asker].answers.questions
+    return brought(questions) if questions else []
 
 
 def asked_models(name):
@@ -1049,12 +1132,12 @@ def domain_text(wildcards):
 
 def calibration_texts(wildcards):
     """Return the files that a model's importance matrix is computed from."""
-    return list(CONFIG.models[wildcards.model].calibration.files)
+    return [brought(file) for file in CONFIG.models[wildcards.model].calibration.files]
 
 
 def evaluation_texts(wildcards):
     """Return the files that a model's quality is measured on."""
-    return list(CONFIG.models[wildcards.model].quality.evaluation.files)
+    return [brought(file) for file in CONFIG.models[wildcards.model].quality.evaluation.files]
 
 
 def text_key(wildcards):
@@ -1280,9 +1363,15 @@ def seen(name):
 
 
 def identities(name, files):
-    """Return path -> identity of weight files: what is pinned of those on the hub; the demo's rules look after their own."""
+    """Return path -> identity of the weight files that the user brought; the demo's rules look after their own."""
+    known = known_identities(name)
+    return {file: known(file) or identity_of(Path(file), seen(name)) for file in files if not is_made_here(file)}
+
+
+def known_identities(name):
+    """Return a function: the identity of a weight file that is pinned on the hub, or lies in a bucket; None of one that is here."""
     pinned = {file: digest for source in pinned_of(name).values() for file, digest in source.digests().items()}
-    return {file: pinned.get(file) or identity_of(Path(file), seen(name)) for file in files if not is_made_here(file)}
+    return lambda file: pinned.get(file) or (BUCKET.identity(file) if BUCKET else None)
 
 
 # Sources on the hub -------------------------------------------------------------------------------------------------
@@ -1371,7 +1460,7 @@ def is_planned_by_shape(name):
 def shape_file(wildcards):
     """Return the shape of a model that is not here: the one that comes with ollamake, else the one from the hub."""
     shipped = shipped_shape(wildcards.shape, Path(SHIPPED_SHAPES))
-    return str(shipped) if shipped else f"resources/shapes/{wildcards.shape}.json"
+    return everywhere(str(shipped)) if shipped else f"resources/shapes/{wildcards.shape}.json"
 
 
 def ghost_of_model(wildcards):
@@ -1537,12 +1626,12 @@ def limits_spec(wildcards):
 
 def plan_spec(wildcards):
     weights = [file for weights, files in sources_of(wildcards.model) for file in weights]
-    pinned = {file: digest for one in pinned_of(wildcards.model).values() for file, digest in one.digests().items()}
+    known = known_identities(wildcards.model)
     return spec(
         base=folders_of(wildcards.model)[0],
         adapters=weighted_adapters(wildcards.model),
         dtype=CONFIG.dtype,
-        headers={file: pinned.get(file) or header_digest(Path(file)) for file in weights if not is_made_here(file)},
+        headers={file: known(file) or header_digest(Path(file)) for file in weights if not is_made_here(file)},
     )
 
 
@@ -1619,6 +1708,8 @@ def question_spec(wildcards):
     """Return what answers depend on beside the model: place, questions, and how long an answer may be."""
     answers = CONFIG.models[wildcards.asker].answers
     questions = Path(answers.questions)
+    if BUCKET:
+        BUCKET.fetch([answers.questions])
     digest = sha256_of(questions) if questions.is_file() else None
     return spec(**PLACE, questions=digest, max_tokens=answers.max_tokens, code=code_digest("ask_questions"))
 
@@ -1906,6 +1997,12 @@ def convert_time(wildcards, input):
 
 def quantize_time(wildcards, input):
     return time_of("quantize", input, lambda plan: (job_needs.elements(plan), wildcards.quant))
+
+
+def store_provenance():
+    """Store in the bucket what Snakemake knows of this run, so that a run in another working directory knows it, too."""
+    if BUCKET:
+        or_one_message(BUCKET.store_provenance)
 
 
 # The last word --------------------------------------------------------------------------------------------------

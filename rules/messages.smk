@@ -8,8 +8,10 @@ onstart:
 
 
 onsuccess:
+    store_provenance()
     say_how_to_chat()
 
 
 onerror:
+    store_provenance()
     say_what_failed()

@@ -26,7 +26,7 @@ rule fetch_shape:
     priority: 90
     localrule: True
     conda:
-        "../envs/torch.yaml"
+        "../envs/hub.yaml"
     resources:
         mem_mb=500,
     params:

@@ -159,7 +159,7 @@ rule evaluate_reference:
         record="results/{model}/quality/evaluation.json",
         program=lambda wildcards: program_files("llama-perplexity"),
     output:
-        logits=temp(REFERENCE_LOGITS),
+        logits=passing(REFERENCE_LOGITS),
         record="results/{model}/quality/reference.json",
     log:
         "logs/evaluate_reference/{model}.log",

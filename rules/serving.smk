@@ -28,7 +28,7 @@ rule write_serving_files:
         "logs/write_serving_files/{model}.{checkpoint}.log",
     localrule: True
     conda:
-        "../envs/ollama.yaml"
+        "../envs/torch.yaml"
     resources:
         mem_mb=500,
     params:

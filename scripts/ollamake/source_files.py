@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ MODEL_FILES = (
 )
 """What may lie beside the weights and goes into a merged checkpoint; of an adapter folder only the tokenizer's part."""
 
+SMALL_FILES = ("adapter_config.json", *MODEL_FILES, *BASE_INDEXES)
+"""All that is read of a folder beside its weights."""
+
 
 Config = str | Mapping[str, Any]
 """A config.json or adapter_config.json: its path, or what is in it."""
@@ -57,23 +60,26 @@ def is_on_hub(path: str) -> bool:
     return "@" in path or not Path(path).parent.is_dir()
 
 
-def source_files(kind: str, folder: str, key: str) -> tuple[list[str], list[str]]:
+def source_files(
+    kind: str, folder: str, key: str, elsewhere: Collection[str] = frozenset()
+) -> tuple[list[str], list[str]]:
     """Return (weight files, small files) of a base or adapter folder, as paths below ``folder``, in order.
 
     ``kind`` is "base" or "adapter", ``key`` the configuration key that messages name. Only names and the base's index
-    are read. A base's shard that is still to come, but stands in headers.json, counts as there. Raises OllamakeError when
-    the folder is not one of that kind.
+    are read. ``elsewhere`` has the names of files that are in the same folder of a bucket; an index must be here as well.
+    A base's shard that is still to come, but stands in headers.json, counts as there. Raises OllamakeError when the folder is
+    not one of that kind.
     """
     path = Path(folder)
-    if not path.is_dir():
+    if not path.is_dir() and not elsewhere:
         what = "is a file, not a folder" if path.exists() else "does not exist"
         raise OllamakeError(
             f"{key}: the folder {folder!r} {what} (looked from {Path.cwd()})."
             + (_nearby(path) if kind == "adapter" else "")
             + f" {_EXPECTED[kind]}"
         )
-    weights = _base_weights(path, key) if kind == "base" else adapter_weights(path, key)
-    small = small_files(kind, weights, lambda name: (path / name).is_file())
+    weights = _base_weights(path, key, elsewhere) if kind == "base" else adapter_weights(path, key, elsewhere)
+    small = small_files(kind, weights, lambda name: _is_there(path, name, elsewhere))
     return [f"{folder}/{name}" for name in weights], [f"{folder}/{name}" for name in small]
 
 
@@ -93,13 +99,17 @@ _EXPECTED = {
 }
 
 
-def _base_weights(folder: Path, key: str) -> list[str]:
-    if not (folder / "config.json").is_file():
+def _is_there(folder: Path, name: str, elsewhere: Collection[str]) -> bool:
+    return name in elsewhere or (folder / name).is_file() or is_awaited(folder / name)
+
+
+def _base_weights(folder: Path, key: str, elsewhere: Collection[str]) -> list[str]:
+    if not _is_there(folder, "config.json", elsewhere):
         raise OllamakeError(f"{key}: {str(folder)!r} has no config.json. {_EXPECTED['base']}")
     for index, single in zip(BASE_INDEXES, BASE_SINGLES, strict=True):
         if (folder / index).is_file():
-            return _indexed_weights(folder, folder / index, key)
-        if _is_there(folder / single):
+            return _indexed_weights(folder, folder / index, key, elsewhere)
+        if _is_there(folder, single, elsewhere):
             return [single]
     others = sorted(file.name for pattern in ("*.bin", "*.gguf", "*.safetensors") for file in folder.glob(pattern))
     found = f" It has {', '.join(others[:4])}, which cannot be merged as they are." if others else ""
@@ -109,7 +119,7 @@ def _base_weights(folder: Path, key: str) -> list[str]:
     )
 
 
-def _indexed_weights(folder: Path, index: Path, key: str) -> list[str]:
+def _indexed_weights(folder: Path, index: Path, key: str, elsewhere: Collection[str]) -> list[str]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
@@ -120,17 +130,13 @@ def _indexed_weights(folder: Path, index: Path, key: str) -> list[str]:
     outside = [name for name in names if not isinstance(name, str) or Path(name).name != name]
     if outside:
         raise OllamakeError(f"{key}: {index} names files outside its folder: {outside[:3]}. Nothing of it is read.")
-    missing = [name for name in names if not _is_there(folder / name)]
+    missing = [name for name in names if not _is_there(folder, name, elsewhere)]
     if missing or not names:
         raise OllamakeError(
             f"{key}: {index} names {len(names)} shards, of which {len(missing)} are not there:"
             f" {', '.join(missing[:5]) or 'it names none'}. Complete the download."
         )
     return names
-
-
-def _is_there(weights: Path) -> bool:
-    return weights.is_file() or is_awaited(weights)
 
 
 def reads_across_shards(base_config: Config, *adapter_configs: Config) -> bool:
@@ -162,10 +168,10 @@ def _configs_if_there(*configs: Config) -> list[Mapping[str, Any]]:
     return found if all(isinstance(one, Mapping) for one in found) else []
 
 
-def adapter_weights(folder: Path, key: str) -> list[str]:
+def adapter_weights(folder: Path, key: str, elsewhere: Collection[str] = frozenset()) -> list[str]:
     """Return the name of an adapter's weight file, alone in a list. Raises OllamakeError if the folder is no adapter."""
-    found = [name for name in ADAPTER_WEIGHTS if (folder / name).is_file()]
-    has_config = (folder / "adapter_config.json").is_file()
+    found = [name for name in ADAPTER_WEIGHTS if _is_there(folder, name, elsewhere)]
+    has_config = _is_there(folder, "adapter_config.json", elsewhere)
     if found and has_config:
         return found[:1]
     missing = [] if has_config else ["adapter_config.json"]
