@@ -178,16 +178,16 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def test_killed_in_the_middle_it_goes_on_from_there(
     hub: HubStandIn, model: Model, tmp_path: Path, by: signal.Signals
 ) -> None:
-    hub.faults = [Fault("^cdn", "slow", rate=800_000, times=1)]
+    hub.faults = [Fault("^cdn", "slow", rate=200_000, times=1)]
     partial, output = partial_of(tmp_path), output_in(tmp_path)
     run = start(hub, model, tmp_path)
-    wait_for(lambda: partial.exists() and partial.stat().st_size > 300_000)
+    wait_for(lambda: partial.exists() and partial.stat().st_size > 100_000)
     run.send_signal(by)
     said = run.communicate(timeout=30)[1]
     there = partial.stat().st_size
     assert names_in(tmp_path) == [partial.name]
     assert partial.read_bytes() == content()[:there]
-    assert 300_000 < there < SIZE
+    assert 100_000 < there < SIZE
     if by == signal.SIGTERM:
         assert run.returncode == 1
         assert "run the same command again to go on" in said
@@ -231,6 +231,11 @@ def test_two_cuts_at_the_same_byte_are_no_progress(hub: HubStandIn, fetch: Calla
     assert sent_by_cdn(hub) == [70_000] * HURRIED.tries
 
 
+def patient_with(fault: Fault) -> Patience:
+    """Return patience in a hurry where nothing is awaited that comes, however busy the machine is."""
+    return replace(HURRIED, timeout=1.0) if fault.kind == "hang" else HURRIED
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -245,7 +250,7 @@ def test_two_cuts_at_the_same_byte_are_no_progress(hub: HubStandIn, fetch: Calla
 def test_passing_faults(hub: HubStandIn, fetch: Callable[..., Path], tmp_path: Path, fault: Fault) -> None:
     partial_of(tmp_path, 400_000)
     hub.faults = [replace(fault)]
-    assert fetch(patience=replace(HURRIED, timeout=0.5)).read_bytes() == content()
+    assert fetch(patience=patient_with(fault)).read_bytes() == content()
     # Of the 503 a few bytes more.
     assert sum(request.sent for request in hub.asked("cdn")) <= SIZE - 400_000 + 100
 
@@ -265,7 +270,7 @@ def test_lasting_faults_keep_the_partial(
 ) -> None:
     partial = partial_of(tmp_path, 400_000)
     hub.faults = [replace(fault)]
-    message = refusal(fetch, patience=replace(HURRIED, timeout=0.5))
+    message = refusal(fetch, patience=patient_with(fault))
     assert part in message
     assert "400000 bytes were downloaded and are kept" in message
     assert partial.read_bytes() == content()[:400_000]
@@ -471,7 +476,7 @@ def test_next_run_goes_on_where_one_that_was_killed_was(
     hub: HubStandIn, model: Model, fetch: Callable[..., Path], tmp_path: Path
 ) -> None:
     """It waits for the lock, which a killed process does not keep."""
-    hub.faults = [Fault("^cdn", "slow", rate=500_000, times=1)]
+    hub.faults = [Fault("^cdn", "slow", rate=200_000, times=1)]
     run = start(hub, model, tmp_path)
     wait_for(lambda: partial_of(tmp_path).exists() and partial_of(tmp_path).stat().st_size > 100_000)
     waiting = threading.Thread(target=fetch)
