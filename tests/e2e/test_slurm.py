@@ -30,7 +30,7 @@ ON_SLURM = (
 )  # fmt: skip
 """As a user says it, but for the node's two cores, seconds instead of minutes, and a SLURM that keeps no accounts."""
 SECONDS = 300.0
-"""For whatever a test waits for; all of it takes less than a minute on two idle cores."""
+"""For whatever a test waits for."""
 
 
 @pytest.fixture(scope="module")
