@@ -88,7 +88,7 @@ SHIPPED_SHAPES = os.path.relpath(os.path.join(workflow.basedir, "config/shapes")
 LLAMA_CPP = f"resources/llama.cpp/{LLAMA_CPP_VERSION}"
 STARTED = time.time()
 ALL_CORES = 1_000_000  # more than any machine has: Snakemake lowers it to --cores
-SUBMITTED_MB = 400  # Snakemakes beside a submitted job, in a group three: 120 MiB each, measured
+SUBMITTED_MB = 400  # two Snakemakes run beside a submitted job: 320 MiB of resident size, measured
 
 
 # Configuration ----------------------------------------------------------------------------------------------------

@@ -25,13 +25,12 @@ from snakemake_runs import LLAMA_CPP, REPOSITORY, planned_jobs, run_snakemake, s
 from ollamake.file_digest import sha256_of
 
 ON_SLURM = (
-    "--profile", str(REPOSITORY / "profiles/slurm"), "--configfile", "mine.yaml", "--cores", "2", "--latency-wait", "20",
-    "--slurm-init-seconds-before-status-checks", "1", "--slurm-status-command", "squeue",
-    "--default-resources", "slurm_partition=main",
+    "--default-resources", "slurm_partition=main", "--profile", str(REPOSITORY / "profiles/slurm"), "--configfile", "mine.yaml",
+    "--cores", "2", "--latency-wait", "20", "--slurm-init-seconds-before-status-checks", "1", "--slurm-status-command", "squeue",
 )  # fmt: skip
 """As a user says it, but for the node's two cores, seconds instead of minutes, and a SLURM that keeps no accounts."""
 SECONDS = 300.0
-"""For whatever a test waits for; all of it takes less than a minute on two idle cores."""
+"""For whatever a test waits for."""
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +194,8 @@ def test_the_same_bytes_as_here_though_a_job_is_killed(cluster: Cluster, work: P
     began, ended = [pair[0] for pair in events[::2]], [pair[1] for pair in events[1::2]]
     assert began == ended
     assert len(set(began)) == 3
+    # Nothing was planned before the inputs had passed their check.
+    assert run.printed.index("(Rule: check_inputs)") < run.printed.index("Planning the merge")
     # Nothing is left to do, neither there nor here.
     assert planned_jobs(on_slurm(cluster, work, "all")) == {}
     here = run_snakemake("-n", "all", "--configfile", "mine.yaml", folder=work)
