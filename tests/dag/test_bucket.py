@@ -148,9 +148,10 @@ def test_another_adapter_in_the_bucket_is_merged(first: InBucket, tmp_path: Path
     assert first.planned() == {}, "the same content under another time"
 
 
-SUBMIT = """#!/bin/bash -eu
+SUBMIT = """#!/bin/bash
 # Run a job of Snakemake as on another machine: in an empty folder with the configuration, and with the bucket.
-machine=$(mktemp --directory {machines}/XXXXXX)
+# The folder is as deep as the working directory, since the path of the Snakefile is relative to that.
+machine=$(mktemp --directory {machines}/machine.XXXXXX)
 cp {place}/mine.yaml "$machine"
 sed "s#{place}#$machine#g" "$1" >"$machine/job.sh"
 (cd "$machine"; bash job.sh &>said.log; echo $? >code.tmp; mv code.tmp code) &>/dev/null &
@@ -166,12 +167,8 @@ def test_machines_that_share_no_disk_pass_files_through_the_bucket(
     finished: Build, bucket: ServedBucket, tmp_path: Path
 ) -> None:
     """Also those that are not kept. What Snakemake runs beside itself, it runs here: registration, and jobs of seconds."""
-    machines, place = (
-        tmp_path / "machines",
-        InBucket(tmp_path / "place", bucket, json.loads(json.dumps(finished.config))),
-    )
-    machines.mkdir()
-    for name, text in (("submit", SUBMIT.format(machines=machines, place=place.folder)), ("status", STATUS)):
+    place = InBucket(tmp_path / "place", bucket, json.loads(json.dumps(finished.config)))
+    for name, text in (("submit", SUBMIT.format(machines=tmp_path, place=place.folder)), ("status", STATUS)):
         (tmp_path / name).write_text(text, encoding="utf-8")
         (tmp_path / name).chmod(0o755)
     prefix = "apart"
@@ -182,11 +179,10 @@ def test_machines_that_share_no_disk_pass_files_through_the_bucket(
     options = ["--executor", "cluster-generic", "--shared-fs-usage", "none", "--jobs", "2", "--local-cores", "2"]
     options += [f"--cluster-generic-{name}-cmd={tmp_path / name}" for name in ("submit", "status")]
     code, said = place.attempt(f"s3://{bucket.name}/{prefix}", *options, "--seconds-between-status-checks", "1", "gguf")
-    logs = "".join(file.read_text(encoding="utf-8") for file in machines.glob("*/said.log"))
+    logs = "".join(file.read_text(encoding="utf-8") for file in tmp_path.glob("machine.*/said.log"))
     assert code == 0, said + logs
-    there = [
-        set(map(Path, (file.relative_to(machine) for file in machine.rglob("*")))) for machine in machines.iterdir()
-    ]
+    machines = list(tmp_path.glob("machine.*"))
+    there = [{file.relative_to(machine) for file in machine.rglob("*")} for machine in machines]
     assert len(there) == 5, "three shards, a conversion, a quantization"
     gguf = Path("results/small/gguf/small.Q8_0.gguf")
     assert sum(gguf in files for files in there) == 1

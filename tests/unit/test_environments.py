@@ -174,3 +174,11 @@ def test_what_is_missing_is_found(tmp_path: Path) -> None:
     without.write_text(text.replace("      - ollama==0.6.3\n", ""), encoding="utf-8")
     assert missing_in(whole, {"register"}) == {}
     assert missing_in(without, {"register"}) == {"ollama": {"register"}}
+
+
+def test_the_plugin_for_buckets_is_the_tested_one() -> None:
+    plugin = r"snakemake-storage-plugin-s3==[\d.]+\d"
+    texts = [REPOSITORY / name for name in ("requirements-dev.txt", "README.md", "profiles/s3/profile.yaml")]
+    found = [re.findall(plugin, file.read_text(encoding="utf-8")) for file in texts]
+    assert len({version for versions in found for version in versions}) == 1
+    assert all(found)
