@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from free_port import free_port
+from snakemake_plugins import with_plugins
 
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo", "sacct", "sacctmgr", "sshare")
 PROGRAMS = ("munged", "slurmctld", "slurmd", *COMMANDS)
@@ -67,7 +68,7 @@ class Cluster:
 
         Commands on PATH that name its configuration: of a job the executor takes all variables that begin with SLURM.
         """
-        return {"PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+        return {"PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}", **with_plugins()}
 
     def command(self, *words: str) -> str:
         """Run one of SLURM's commands and return what it printed; it must end well."""

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from bucket_server import ServedBucket, served_bucket
 from dag_build import PAGES, Build
+from snakemake_plugins import with_plugins
 from snakemake_runs import REPOSITORY, planned_jobs, run_snakemake
 
 PREFIX = "team/models"
@@ -39,7 +40,7 @@ class InBucket:
         (self.folder / "mine.yaml").write_text(yaml.safe_dump(self.config, allow_unicode=True), encoding="utf-8")
         options = ["--profile", REPOSITORY / "profiles/s3", "--default-storage-prefix", prefix]
         options += ["--configfile", "mine.yaml"]
-        known = self.bucket.environment() | environment
+        known = self.bucket.environment() | with_plugins() | environment
         done = run_snakemake(*options, *arguments, folder=self.folder, **known)
         return done.returncode, done.stdout
 

@@ -14,6 +14,7 @@ from dag_build import Build
 from snakemake.api import SnakemakeApi
 from snakemake.rules import Rule
 from snakemake.settings.types import ConfigSettings, OutputSettings, Quietness, ResourceSettings
+from snakemake_plugins import with_plugins
 from snakemake_runs import REPOSITORY
 
 PROFILE = REPOSITORY / "profiles/slurm/profile.yaml"
@@ -77,15 +78,18 @@ def test_the_limits_are_where_they_hold(profile: dict[str, Any]) -> None:
     assert profile["set-resource-scopes"] == {"in_turn": "local"}
 
 
-def test_who_builds_on_a_cluster_and_then_here_builds_once(build: Build) -> None:
+def test_who_builds_on_a_cluster_and_then_here_builds_once(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", with_plugins()["PYTHONPATH"])
     assert build.planned("all", "--profile", str(PROFILE.parent), "--configfile", "mine.yaml") == {}
 
 
 def test_its_executor_is_pinned_once() -> None:
-    """In a file of its own, which who tests installs, too; README and example name it."""
+    """In a file of its own, which the tests take, too; README and example name it."""
     pins = PINS.read_text(encoding="utf-8")
     assert "snakemake-executor-plugin-slurm==" in pins
-    assert f"-r {PINS.name}" in (REPOSITORY / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()
+    assert (
+        f"-r ../{PINS.name}" in (REPOSITORY / "tests/requirements-plugins.txt").read_text(encoding="utf-8").splitlines()
+    )
     for text in (PROFILE, REPOSITORY / "README.md", REPOSITORY / "config/examples/slurm.yaml"):
         said = text.read_text(encoding="utf-8")
         assert f"pip install -r {PINS.name}" in said

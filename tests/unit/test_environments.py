@@ -176,9 +176,12 @@ def test_what_is_missing_is_found(tmp_path: Path) -> None:
     assert missing_in(without, {"register"}) == {"ollama": {"register"}}
 
 
-def test_the_plugin_for_buckets_is_the_tested_one() -> None:
-    plugin = r"snakemake-storage-plugin-s3==[\d.]+\d"
-    texts = [REPOSITORY / name for name in ("requirements-dev.txt", "README.md", "profiles/s3/profile.yaml")]
-    found = [re.findall(plugin, file.read_text(encoding="utf-8")) for file in texts]
-    assert len({version for versions in found for version in versions}) == 1
-    assert all(found)
+def test_pins_for_buckets_are_the_tested_ones() -> None:
+    """What users install is what the tests install; README and profile name the file."""
+    pins = (REPOSITORY / "requirements-s3.txt").read_text(encoding="utf-8")
+    assert "snakemake-storage-plugin-s3==" in pins
+    assert "-r ../requirements-s3.txt\n" in (REPOSITORY / "tests/requirements-plugins.txt").read_text(encoding="utf-8")
+    for name in ("README.md", "profiles/s3/profile.yaml"):
+        assert "pip install -r requirements-s3.txt" in (REPOSITORY / name).read_text(encoding="utf-8")
+    (client,) = re.findall(r"^boto3==([\d.]+\d)", pins, re.MULTILINE)
+    assert f"\nboto3=={client} " in (REPOSITORY / "requirements-dev.txt").read_text(encoding="utf-8")
