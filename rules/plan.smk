@@ -26,7 +26,7 @@ rule fetch_shape:
     priority: 90
     localrule: True
     conda:
-        "../envs/hub.yaml"
+        "../envs/torch.yaml"
     resources:
         mem_mb=500,
     params:

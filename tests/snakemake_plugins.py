@@ -1,4 +1,4 @@
-"""Plugins of Snakemake that some tests need, in a folder of their own: an installed one is imported at every start of Snakemake."""
+"""Plugins of Snakemake that some tests need, in a folder of their own: each is imported at every start of Snakemake."""
 
 from __future__ import annotations
 
