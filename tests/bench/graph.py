@@ -3,10 +3,11 @@
     python tests/bench/graph.py --models 1 10 50 200 --rounds 3 --folder FOLDER
 
 Each model has a base of its own in 30 shards, an adapter, and 5 quantizations. The state of a finished build is written
-without building (finish_jobs.py): weights are a few kB, so what grows here is the graph and not the weights. In each round
-an empty workflow is timed beside: Snakemake's own start. One more run under cProfile says how the time divides into
-Snakemake's functions and ours. Seconds are wall time and processor time of one process; memory is the peak of the resident
-size.
+without building (finish_jobs.py): weights are a few kB, so what grows here is the graph and not the weights. In each round two
+more are timed beside: an empty workflow, which is Snakemake's own start, and floor.smk, rules with the same jobs and files but
+without functions, params and environments, which is what Snakemake takes for a graph of that size. One more run under cProfile
+says which part of the time is spent in our own code. Seconds beside the empty workflow are processor time of the one process,
+which on a free core is the time that one waits; memory is the peak of the resident size.
 """
 
 from __future__ import annotations
@@ -156,37 +157,15 @@ def ours(snakefile: Path, folder: Path) -> list[str]:
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 
 
-def seconds_of_ours(snakefile: Path, folder: Path) -> tuple[float, float]:
-    """Return (seconds in functions of rules/ and scripts/ with what they call, seconds of all), under cProfile."""
+def share_of_ours(snakefile: Path, folder: Path) -> float:
+    """Return the part of the time that is spent in code of rules/ and scripts/ itself, by cProfile."""
     profile = folder / "dry-run.prof"
-    command = [
-        sys.executable,
-        "-m",
-        "cProfile",
-        "-o",
-        str(profile),
-        "-m",
-        "snakemake",
-        *ours(snakefile, folder),
-        "-n",
-        "all",
-    ]
-    run(command, folder)
+    command = [sys.executable, "-m", "cProfile", "-o", str(profile), "-m", "snakemake"]
+    run([*command, *ours(snakefile, folder), "-n", "all"], folder)
     stats = pstats.Stats(str(profile))
-    home = str(snakefile.parent)
-
-    def is_ours(function: tuple[str, int, str]) -> bool:
-        return function[0].startswith((f"{home}/rules", f"{home}/scripts"))
-
-    # Time is entered where a function of somebody else's calls one of ours.
-    entered = sum(
-        cumulative
-        for function, (_, _, _, _, callers) in stats.stats.items()
-        if is_ours(function)
-        for caller, (_, _, _, cumulative) in callers.items()
-        if not is_ours(caller)
-    )
-    return entered, stats.total_tt
+    home = (f"{snakefile.parent}/rules", f"{snakefile.parent}/scripts")
+    own = sum(seconds for (file, _, _), (_, _, seconds, _, _) in stats.stats.items() if file.startswith(home))
+    return own / stats.total_tt
 
 
 def measure(count: int, folder: Path, rounds: int, snakefile: Path, first: bool) -> dict[str, float]:
@@ -224,17 +203,22 @@ def measure(count: int, folder: Path, rounds: int, snakefile: Path, first: bool)
     for name in workflows:
         for figure in ("wall", "cpu", "mb"):
             row[f"{name}_{figure}"] = statistics.median(getattr(taken, figure) for taken in runs[name])
-    row["profiled_ours"], row["profiled_all"] = seconds_of_ours(snakefile, folder)
+    row["share_of_ours"] = share_of_ours(snakefile, folder)
     return row
 
 
+def beside(row: dict[str, float], name: str) -> float:
+    """Return the seconds of processor time that a workflow takes beside an empty one."""
+    return row[f"{name}_cpu"] - row["empty_cpu"]
+
+
 def table(rows: list[dict[str, float]]) -> str:
-    lines = ["| models | wall s | processor s | beside the empty workflow s | MB | empty: wall s, MB | ours, of the profile |",
+    lines = ["| models | beside an empty workflow | its jobs without functions | empty | wall | memory | own code |",
              "|---|---|---|---|---|---|---|"]  # fmt: skip
     lines += [
-        f"| {row['models']} | {row['full_wall']:.2f} | {row['full_cpu']:.2f} | {row['full_wall'] - row['empty_wall']:.2f}"
-        f" | {row['full_mb']:.0f} | {row['empty_wall']:.2f}, {row['empty_mb']:.0f}"
-        f" | {row['profiled_ours']:.2f} of {row['profiled_all']:.2f} s |"
+        f"| {row['models']} | {beside(row, 'full'):.2f} s | {beside(row, 'floor'):.2f} s | {row['empty_cpu']:.2f} s"
+        f" | {row['full_wall']:.2f} s, empty {row['empty_wall']:.2f} s | {row['full_mb']:.0f} MB, empty {row['empty_mb']:.0f} MB"
+        f" | {row['share_of_ours']:.0%} |"
         for row in rows
     ]
     return "\n".join(lines)
@@ -249,18 +233,18 @@ def draw(rows: list[dict[str, float]], file: Path) -> None:
 
     counts = [row["models"] for row in rows]
     figure, (times, memory) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    beside = [row["full_wall"] - row["empty_wall"] for row in rows]
-    share = [row["profiled_ours"] / row["profiled_all"] for row in rows]
-    own = [part * (row["full_wall"]) for part, row in zip(share, rows, strict=True)]
-    times.plot(counts, beside, "o-", label="beside an empty workflow")
-    times.plot(counts, own, "s--", label="of it, in functions of ollamake (by profile)")
+    times.plot(counts, [beside(row, "full") for row in rows], "o-", label="ollamake")
+    times.plot(
+        counts, [beside(row, "floor") for row in rows], "s--", label="Snakemake's own: the same jobs, no functions"
+    )
     times.plot([50], [5], "x", color="grey", label="aim")
-    times.set(xlabel="models, of 5 quantizations and 30 shards", ylabel="s", title="snakemake -n, nothing to be done")
-    memory.plot(counts, [row["full_mb"] for row in rows], "o-", label="with models")
-    memory.plot(counts, [row["empty_mb"] for row in rows], "s--", label="empty workflow")
+    times.set(ylabel="s of processor time beside an empty workflow", title="snakemake -n, nothing to be done")
+    memory.plot(counts, [row["full_mb"] for row in rows], "o-", label="ollamake")
+    memory.plot(counts, [row["floor_mb"] for row in rows], "s--", label="the same jobs, no functions")
     memory.plot([50], [1000], "x", color="grey", label="aim")
-    memory.set(xlabel="models, of 5 quantizations and 30 shards", ylabel="MB", title="peak of the resident size")
+    memory.set(ylabel="MB", title="peak of the resident size")
     for axes in (times, memory):
+        axes.set(xlabel="models, of 5 quantizations and 30 shards")
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
         axes.legend(frameon=False)
