@@ -67,15 +67,17 @@ def test_what_talks_to_ollama_or_must_be_first_stays_here(rules: dict[str, Rule]
     assert all(is_local(rules[name]) for name in asking | first | {"fetch_shape", "fetch_llama_cpp", "verify"})
     # Where it runs here it takes all cores; on a submit host Snakemake counts no cores.
     cores = {name: rule.resources["_cores"] for name, rule in rules.items()}
-    assert {name for name, asked in cores.items() if not asked.is_evaluable() and asked.value == 1_000_000} == first
+    always = {name for name, asked in cores.items() if not asked.is_evaluable() and asked.value == 1_000_000}
+    assert first - always == {"measure_ghost", "plan_memory"}, "of a base on the hub they run beside its downloads"
+    assert always < first
 
 
 def test_the_limits_are_where_they_hold(profile: dict[str, Any]) -> None:
     """profiles/default wins over what is given with --profile, key by key."""
     default = yaml.safe_load((REPOSITORY / "profiles/default/profile.yaml").read_text(encoding="utf-8"))
-    assert set(default["resources"]) == {"ollama=1", "alone=1", "compiling=1", "in_turn=1"}
+    assert set(default["resources"]) == {"ollama=1", "alone=1", "compiling=1", "in_turn=1", "streams=4"}
     assert not default.keys() & profile.keys()
-    assert profile["set-resource-scopes"] == {"in_turn": "local"}
+    assert set(default["set-resource-scopes"]) == {"streams=local", "in_turn=local"}
 
 
 def test_who_builds_on_a_cluster_and_then_here_builds_once(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
