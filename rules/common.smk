@@ -1389,23 +1389,39 @@ def pins_so_far(wildcards, input):
 
 def asks_for_renewal(wildcards, input):
     """Return the flag that looks where a branch is now: only if the job itself is asked for."""
-    return ["--renew"] if "pin_sources" in workflow.dag_settings.forcerun else []
+    asked = {"pin_sources", f"results/{wildcards.model}/sources.json"}
+    return ["--renew"] if asked & set(map(str, workflow.dag_settings.forcerun)) else []
 
 
 def read_pins():
-    """Return all sources that are pinned now, by the folder that they are fetched to."""
-    files = [Path(f"results/{name}/sources.json") for name in dict.fromkeys(PIN_OWNER.values())]
-    found = [or_one_message(pinned_sources, file) for file in files if file.exists()]
-    return {source.folder: source for sources in found for source in sources.values()}
+    """Return all sources that are pinned now, by the folder that they are fetched to, each with the models that have it."""
+    return pins_after(len(workflow.checkpoints.created_output))
+
+
+@cache
+def pins_after(count):
+    """Read them once, and anew when one more checkpoint of this run is done."""
+    found = {}
+    for name, owner in PIN_OWNER.items():
+        file = Path(f"results/{owner}/sources.json")
+        sources = or_one_message(pinned_sources, file) if file.exists() else {}
+        for path in dict.fromkeys(path for _, path in named_sources(name) if path in sources):
+            found.setdefault(sources[path].folder, (sources[path], []))[1].append(name)
+    return found
 
 
 def pinned_at(wildcards):
     """Return the source that is fetched to a folder."""
+    return pinned_with_users(wildcards)[0]
+
+
+def pinned_with_users(wildcards):
+    """Return the source that is fetched to a folder, and the models that have it."""
     folder = f"resources/hub/{wildcards.repo}/{wildcards.tree}"
-    source = read_pins().get(folder)
-    if source is None:
+    pinned = read_pins().get(folder)
+    if pinned is None:
         raise WorkflowError(f"{folder} is not what a model of this configuration is pinned to. Run `snakemake all`.")
-    return source
+    return pinned
 
 
 def weights_to_fetch(wildcards):
@@ -1425,18 +1441,8 @@ def checks_before_download(wildcards):
 
     ancient(): once they have passed, a new one has nothing to hold back.
     """
-    users = users_of(pinned_at(wildcards).folder)
+    _, users = pinned_with_users(wildcards)
     return [ancient(f"results/{name}/{file}.json") for name in users for file in ("inputs", "merge_plan")]
-
-
-def users_of(folder):
-    """Return the models that are pinned to what is fetched to a folder."""
-    return [
-        name
-        for name, owner in PIN_OWNER.items()
-        if os.path.exists(f"results/{owner}/sources.json")
-        and folder in [source.folder for source in pinned_of(name).values()]
-    ]
 
 
 def commit_to_fetch(wildcards, input):
@@ -1941,12 +1947,13 @@ def model_of(job):
 
 def first_user(wildcards):
     """Return the first model that is built from what is fetched to a folder."""
-    return next((name for name in TURNS if name in users_of(pinned_at(wildcards).folder)), None)
+    _, users = pinned_with_users(wildcards)
+    return min(users, key=PLACES.__getitem__)
 
 
 def fetched_by_turn(wildcards):
     """Return the priority of a download: that of the first model that needs it."""
-    return -PLACES[first_user(wildcards) or TURNS[-1]]
+    return -PLACES[first_user(wildcards)]
 
 
 def keep_turns():
