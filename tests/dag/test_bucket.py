@@ -184,7 +184,7 @@ def test_machines_that_share_no_disk_pass_files_through_the_bucket(
     assert code == 0, said + logs
     machines = list(tmp_path.glob("machine.*"))
     there = [{file.relative_to(machine) for file in machine.rglob("*")} for machine in machines]
-    assert len(there) == 6, "three shards, the files beside them, a conversion, a quantization"
+    assert len(there) == 5, "three shards, a conversion, a quantization"
     gguf = Path("results/small/gguf/small.Q8_0.gguf")
     assert sum(gguf in files for files in there) == 1
     assert bucket.read(f"{prefix}/{gguf}") == (finished.folder / gguf).read_bytes()
