@@ -595,8 +595,17 @@ def passing(path):
 
 
 def brought(path):
-    """Return a file that the user brought as an input: an object if the bucket has it, else a file of this machine."""
-    return path if BUCKET is None or path in BUCKET or os.path.dirname(path) in MADE_HERE else local(path)
+    """Return a file that the user brought as an input: an object if the bucket has it, else a file of this machine.
+
+    What rules make or fetch is what they make it.
+    """
+    made = os.path.dirname(path) in MADE_HERE or is_fetched(path)
+    return path if BUCKET is None or path in BUCKET or made else local(path)
+
+
+def is_fetched(path):
+    """Return whether a file is one that is fetched from the hub."""
+    return path.startswith("resources/hub/")
 
 
 def weights_input(path):
@@ -623,7 +632,7 @@ def users_small_files(wildcards):
         weights_input(file)
         for weights, _ in sources_of(wildcards.model)
         for file in weights
-        if BUCKET and file in BUCKET
+        if BUCKET and file in BUCKET and not is_fetched(file)
     ]
     return [*files, *hub_headers(wildcards), *hub_adapters(wildcards), *in_bucket]
 
