@@ -33,8 +33,18 @@ SECONDS = 300.0
 """For whatever a test waits for."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_ollama() -> Iterator[None]:
+    """No Ollama on PATH, where other tests may have put one: it serves the store, and writes the store's path into manifests."""
+    folders = os.environ["PATH"].split(os.pathsep)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", os.pathsep.join(one for one in folders if not Path(one, "ollama").exists()))
+        assert shutil.which("ollama") is None
+        yield
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def cluster(no_ollama: None) -> Iterator[Cluster]:
     """A SLURM whose only node is this machine, from Debian's packages, which are installed where they are missing."""
     if missing_programs():
         fault = install_slurm()
@@ -45,7 +55,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def inputs(llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inputs(no_ollama: None, llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small base in three shards, an adapter, and a configuration; nothing is built in it."""
     for program in ("llama-quantize", "llama-tokenize", "llama-fit-params"):
         llama_cpp(program)
