@@ -278,6 +278,22 @@ def test_downloads_that_are_not_kept(fresh: Build, hub: HubStandIn) -> None:
     assert hub.requests == []
 
 
+def test_what_does_not_fit_is_said_before_anything_large_is_fetched(fresh: Build, hub: HubStandIn) -> None:
+    """Base and adapter are told apart by the headers, which are parts of the files; of a shard no more is asked for."""
+    weights = fresh.folder / "narrow.safetensors"
+    adapter = hub.models["org/tuned"].files["adapter_model.safetensors"]
+    assert isinstance(adapter, bytes)
+    weights.write_bytes(adapter)
+    save_file({name: tensor[:, :64].contiguous() for name, tensor in load_file(weights).items()}, weights)
+    hub.models["org/tuned"].push("c" * 40, {"adapter_model.safetensors": weights.read_bytes()})
+    printed = fresh.run_to_failure("--cores", "2", "all")
+    assert "does not fit" in printed[printed.rindex("check_inputs failed") :]
+    asked = [request for request in hub.asked("cdn") if request.path.startswith("/org/small/")]
+    assert asked
+    assert all(request.range for request in asked), "headers alone"
+    assert not (folder_of(fresh) / SHARDS[0]).exists()
+
+
 @pytest.mark.parametrize(
     ("base", "fault", "words"),
     [
