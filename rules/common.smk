@@ -47,7 +47,7 @@ from ollamake.llama_cpp_programs import find_converter, find_program, program_id
 from ollamake.llama_cpp_source import VERSION as LLAMA_CPP_VERSION
 from ollamake.memory_plan import is_here
 from ollamake.ollama_server import OllamaServer
-from ollamake.pinned_sources import FORMAT, PinnedSource, pinned_sources
+from ollamake.pinned_sources import FORMAT, pinned_sources
 from ollamake.placeholders import require_no_placeholders
 from ollamake.planned_quantization import quantization_of_plan
 from ollamake.published_quality import CANDIDATES
@@ -141,6 +141,13 @@ def sources_of(name):
     return [sources[path] for _, path in named_sources(name)]
 
 
+def refuse_wrong_folders():
+    """Say at once what is wrong with a folder that is named, whatever is asked for."""
+    for name in BUILT:
+        if name not in ON_HUB:
+            sources_of(name)
+
+
 def named_sources(name):
     """Return ("base" or "adapter", what the configuration names) of a model's base, then of each of its adapters."""
     model = CONFIG.models[name]
@@ -220,8 +227,7 @@ PIN_OWNER = {
 ADAPTER_ONLY = {name: CONFIG.models[name].served_base for name in BUILT if CONFIG.models[name].served_base}
 # Of these, whose weights Ollama has already -> the name of the model there.
 FROM_OLLAMA = {name: CONFIG.models[name].from_ollama for name in ADAPTER_ONLY if ADAPTER_ONLY[name] == name}
-# What is wrong with a folder that is named is said at once.
-NAMED_HERE = {name: sources_of(name) for name in BUILT if name not in ON_HUB}
+refuse_wrong_folders()
 # The order in which models are built: as the configuration has them, and a base before the first that is compared with it.
 TURNS = list(
     dict.fromkeys(

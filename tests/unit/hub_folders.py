@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 from huggingface_hub import constants, snapshot_download
+from snakemake_runs import REPOSITORY
 from stand_in.hub import HubStandIn, hub_stand_in
 from stand_in.hub_repository import Model, blob
 
@@ -43,3 +48,16 @@ def tree(folder: Path) -> dict[str, tuple[int, int, bytes]]:
         content = str(path.readlink()).encode() if path.is_symlink() else path.read_bytes() if path.is_file() else b""
         found[str(path.relative_to(folder))] = (status.st_mode, status.st_mtime_ns, content)
     return found
+
+
+def run_on_hub(name: str, hub: HubStandIn, folder: Path, *arguments: str, **environment: str) -> CompletedProcess[str]:
+    """Run one of the scripts in a folder, as a user of this hub would."""
+    return subprocess.run(
+        [sys.executable, REPOSITORY / "scripts" / name, *arguments],
+        env={**os.environ, **hub.environment(folder / "home"), **environment},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

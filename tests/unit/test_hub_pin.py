@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hub_folders import HURRIED, download_to_cache, nobody, tree
+from hub_folders import HURRIED, download_to_cache, nobody, run_on_hub, tree
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from safetensors.numpy import save
-from snakemake_runs import REPOSITORY
 from stand_in.hub import TOKEN, Fault, HubStandIn, Model
 from stand_in.hub_repository import repository_of
 
@@ -517,22 +514,11 @@ def test_index_in_the_cache_is_not_fetched(hub: HubStandIn, pin: Callable[..., d
 # The script.
 
 
-def script(hub: HubStandIn, tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, REPOSITORY / "scripts/pin_sources.py", *arguments],
-        env={**os.environ, **hub.environment(tmp_path / "home"), **environment},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
 def test_script(hub: HubStandIn, tmp_path: Path) -> None:
     hub.models["org/model"], hub.models["me/adapter"] = base_model(private=True), adapter_model()
     output = tmp_path / "results/m/sources.json"
     spec = json.dumps({"format": 1, "base": "org/model", "adapters": [None, "me/adapter"]})
-    done = script(hub, tmp_path, "--spec", spec, "--output", str(output), HF_TOKEN=TOKEN)
+    done = run_on_hub("pin_sources.py", hub, tmp_path, "--spec", spec, "--output", str(output), HF_TOKEN=TOKEN)
     assert done.returncode == 0, done.stderr
     first = output.read_bytes()
     assert json.loads(first)["base"]["commit"] == COMMIT
@@ -541,11 +527,13 @@ def test_script(hub: HubStandIn, tmp_path: Path) -> None:
     assert TOKEN not in done.stderr + first.decode()
     hub.requests.clear()
     hub.models["org/model"].push(LATER, {"config.json": b"{ }"})
-    done = script(hub, tmp_path, "--spec", spec, "--output", str(output), HF_HUB_OFFLINE="1")
+    done = run_on_hub("pin_sources.py", hub, tmp_path, "--spec", spec, "--output", str(output), HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr
     assert output.read_bytes() == first
     assert not hub.requests
-    done = script(hub, tmp_path, "--spec", spec, "--output", str(output), "--renew", HF_TOKEN=TOKEN)
+    done = run_on_hub(
+        "pin_sources.py", hub, tmp_path, "--spec", spec, "--output", str(output), "--renew", HF_TOKEN=TOKEN
+    )
     assert json.loads(output.read_bytes())["base"]["commit"] == LATER
 
 
@@ -555,11 +543,11 @@ def test_script_says_how_much_is_here_already(hub: HubStandIn, tmp_path: Path) -
     model.push(LATER, {"config.json": b"{ }"})
     output = tmp_path / "sources.json"
     spec = '{"format": 1, "base": "org/model", "adapters": []}'
-    done = script(hub, tmp_path, "--spec", spec, "--output", str(output))
+    done = run_on_hub("pin_sources.py", hub, tmp_path, "--spec", spec, "--output", str(output))
     assert "1 shard, 2.5 MB, 1 other file; 2.5 MB of it in the cache of huggingface_hub" in done.stderr
     hub.models.clear()
     output.unlink()
-    done = script(hub, tmp_path, "--spec", spec, "--output", str(output))
+    done = run_on_hub("pin_sources.py", hub, tmp_path, "--spec", spec, "--output", str(output))
     assert done.returncode == 1
     assert done.stderr.startswith("error: There is no folder 'org/model' here")
     assert done.stderr.count("\n") == 1

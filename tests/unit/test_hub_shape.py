@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import socketserver
 import subprocess
-import sys
 import threading
 import time
 import traceback
@@ -20,6 +18,7 @@ from pathlib import Path
 import huggingface_hub
 import numpy as np
 import pytest
+from hub_folders import run_on_hub
 from huggingface_hub import HfApi, constants
 from safetensors.numpy import save
 from snakemake_runs import REPOSITORY
@@ -649,21 +648,12 @@ def test_damaged_download_is_named(hub: HubStandIn, fetch: Callable[..., Shape])
 # The script.
 
 
-def script(hub: HubStandIn, tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, REPOSITORY / "scripts/fetch_shape.py", *arguments],
-        env={**os.environ, **hub.environment(tmp_path / "home"), **environment},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
 def test_script(hub: HubStandIn, tmp_path: Path) -> None:
     hub.models["org/model"] = sharded(private=True)
     output = tmp_path / "resources/shapes/org/model.json"
-    done = script(hub, tmp_path, "--model", "org/model@main", "--output", str(output), HF_TOKEN=TOKEN)
+    done = run_on_hub(
+        "fetch_shape.py", hub, tmp_path, "--model", "org/model@main", "--output", str(output), HF_TOKEN=TOKEN
+    )
     assert done.returncode == 0, done.stderr
     assert len(read_shape(output).tensors) == 4
     assert TOKEN not in output.read_text() + done.stderr + done.stdout
@@ -680,7 +670,9 @@ def test_script(hub: HubStandIn, tmp_path: Path) -> None:
 def test_script_offline(hub: HubStandIn, tmp_path: Path) -> None:
     output = tmp_path / "org/model.json"
     options = ("--shipped", str(SHIPPED), "--cached", str(tmp_path))
-    done = script(hub, tmp_path, "--model", "org/model", "--output", str(output), *options, HF_HUB_OFFLINE="1")
+    done = run_on_hub(
+        "fetch_shape.py", hub, tmp_path, "--model", "org/model", "--output", str(output), *options, HF_HUB_OFFLINE="1"
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("error: org/model: there is no such folder here")
     assert "offline: HF_HUB_OFFLINE is set" in done.stderr
