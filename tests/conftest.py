@@ -1,7 +1,7 @@
 """What all tests share: llama.cpp's programs as the workflow itself builds them, and how tests share the cores.
 
-A whole run takes two cores or more, up to four, with a process each (pytest-xdist); files that are named are run in this
-process.
+A whole run takes two cores or more, and up to four processes (pytest-xdist), one more than cores: tests wait for servers,
+disks and each other. Files that are named are run in this process.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ MOST_WORKERS = 4
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return how many processes run the tests besides this one; 0: this one does."""
     named_files = all(".py" in argument for argument in config.args)
-    cores = min(usable_cores(), MOST_WORKERS)
-    return 0 if named_files or cores == 1 else cores
+    cores = usable_cores()
+    return 0 if named_files or cores == 1 else min(cores + 1, MOST_WORKERS)
 
 
 def pytest_xdist_setupnodes() -> None:

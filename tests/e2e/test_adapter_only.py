@@ -29,12 +29,13 @@ from ollamake.registration import Place, marker_differences, register
 from ollamake.store_server import serving
 
 QUESTIONS = REPOSITORY / "config/demo/road_design.jsonl"
-EXAMPLES = read_examples(QUESTIONS)
+EXAMPLES = read_examples(QUESTIONS)[::3]
+"""What is asked: of every road that the demo knows something."""
 
 
 def model(**more: Any) -> dict[str, Any]:
     settings = {"system": "道路設計の専門家として回答します。", "parameters": {"temperature": 0.1, **ONE_THREAD}}
-    answers = {"questions": str(QUESTIONS), "min_score": 0.9}
+    answers = {"questions": "questions.jsonl", "min_score": 0.9}
     return {"base": "trained/base", "adapter": "trained/adapter", "ollama": settings, "answers": answers} | more
 
 
@@ -44,6 +45,8 @@ def build(work: Path, models: dict[str, Any], ollama_settings: dict[str, Any], *
     # Through JSON, so that no two models share an object: as an alias it would be changed for both.
     text = yaml.safe_dump(json.loads(json.dumps(config)), allow_unicode=True)
     (work / "mine.yaml").write_text(text, encoding="utf-8")
+    lines = QUESTIONS.read_text(encoding="utf-8").splitlines(keepends=True)
+    (work / "questions.jsonl").write_text("".join(lines[::3]), encoding="utf-8")
     done = run_snakemake("--cores", "2", *arguments, "--configfile", "mine.yaml", folder=work)
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -149,7 +152,7 @@ def test_from_a_store(on_server: tuple[Path, str]) -> None:
     assert "as registered" in build(work, models, {"target": "store"}, "verify")
     with served_from_store(work) as address:
         client, options = ollama.Client(address), {"temperature": 0, "seed": 1, "num_predict": 512}
-        for example, answer in list(zip(EXAMPLES, expected, strict=True))[::10]:
+        for example, answer in list(zip(EXAMPLES, expected, strict=True))[::4]:
             messages = [{"role": "user", "content": example.question}]
             assert client.chat("beside:f16", messages, options=options).message.content == answer
         name = marker(work, "beside", "F16")["name"]

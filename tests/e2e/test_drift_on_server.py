@@ -17,6 +17,9 @@ from snakemake_runs import LLAMA_CPP, planned_jobs, run_snakemake
 
 QUANTIZATIONS = ("Q4_K_M", "Q8_0")
 ONE = {"register": 1}
+on_one_version = pytest.mark.parametrize("registrar", ["the real 0.17.4"], indirect=True)
+"""For what does not depend on the version of Ollama; the rest is tried with each."""
+
 PROMPT = {"write_modelfile": 2, "register": 2}
 
 
@@ -105,6 +108,7 @@ def test_a_replaced_model_is_registered_again(whole: Registered) -> None:
     assert whole.marker("Q8_0")["gguf"]["sha256"] in whole.server.shown("small:q8_0")["modelfile"]
 
 
+@on_one_version
 def test_a_renamed_model_is_registered_again_and_the_other_name_stays(whole: Registered) -> None:
     whole.server.client.copy("small:q4_k_m", "mine:latest")
     whole.server.client.delete("small:q4_k_m")
@@ -114,6 +118,7 @@ def test_a_renamed_model_is_registered_again_and_the_other_name_stays(whole: Reg
     whole.server.client.delete("mine:latest")
 
 
+@on_one_version
 def test_a_model_whose_registration_fails_stays_as_it_was(whole: Registered) -> None:
     """Snakemake removes outputs before it makes them again; a registered model is none of those."""
     whole.build.model()["ollama"]["system"] = "Answer briefly."
@@ -136,6 +141,7 @@ def test_another_prompt_sends_no_weights(whole: Registered) -> None:
     assert {whole.server.shown(name)["system"] for name in whole.names()} == {"Answer briefly."}
 
 
+@on_one_version
 def test_another_name_leaves_the_old_one(whole: Registered) -> None:
     whole.build.model()["ollama"]["name"] = "road"
     assert whole.build.planned() == PROMPT
@@ -145,6 +151,7 @@ def test_another_name_leaves_the_old_one(whole: Registered) -> None:
         whole.server.client.delete(name)
 
 
+@on_one_version
 def test_with_the_server_down_a_dry_run_says_so_and_plans_the_rest(whole: Registered) -> None:
     whole.server.kill()
     try:
@@ -160,6 +167,7 @@ def test_with_the_server_down_a_dry_run_says_so_and_plans_the_rest(whole: Regist
         whole.server.start()
 
 
+@on_one_version
 def test_with_the_server_down_a_run_ends_in_one_message(whole: Registered) -> None:
     marker = whole.build.folder / "results/small/ollama/Q8_0/registered.json"
     before = marker.read_bytes()
@@ -175,6 +183,7 @@ def test_with_the_server_down_a_run_ends_in_one_message(whole: Registered) -> No
         whole.server.start()
 
 
+@on_one_version
 def test_a_former_server_that_is_off_keeps_nobody_from_another(
     whole: Registered, registrar: Kind, tmp_path: Path
 ) -> None:
@@ -212,6 +221,7 @@ def test_verify_names_what_differs_and_changes_nothing(whole: Registered) -> Non
     assert whole.server.shown("small:q8_0")["system"] == "Other."
 
 
+@on_one_version
 def test_another_server_in_the_environment_counts(whole: Registered) -> None:
     """Without ollama.host it is OLLAMA_HOST that says where the models belong."""
     whole.build.config["ollama"].pop("host")
@@ -229,9 +239,9 @@ def test_another_server_in_the_environment_counts(whole: Registered) -> None:
     assert plans[1] == {"register": 2, "check_template": 1, "check_inputs": 1, "write_overview": 1, "all": 1}
 
 
-def test_twenty_models_of_five_quantizations(registrar: Kind, registered: Registered, tmp_path: Path) -> None:
-    """A hundred registrations with eight jobs at once: none loses a blob. (Ten for the stand-in, in Python.)"""
-    count = 20 if registrar.version == "0.17.4" else 2
+@pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.whole)])
+def test_many_models_of_five_quantizations(registrar: Kind, registered: Registered, tmp_path: Path, count: int) -> None:
+    """Ten registrations, or a hundred, with eight jobs at once: none loses a blob."""
     five = ["Q4_K_M", "Q8_0", "F16", "Q5_K_M", "Q6_K"]
     build = Build(tmp_path / "many", json.loads(json.dumps(registered.build.config)))
     shutil.copytree(registered.build.folder / "base", build.folder / "base")
