@@ -13,11 +13,10 @@ import logging
 from pathlib import Path
 
 from ollamake.atomic_write import temporary_beside, write_json
-from ollamake.damage import DamagedFile
 from ollamake.errors import run
 from ollamake.importance_file import importance_record
-from ollamake.importance_matrix import Calibration, compute_importance
-from ollamake.proven_inputs import Recorded, proven
+from ollamake.importance_matrix import Calibration, compute_importance, of_whole_files
+from ollamake.proven_inputs import Recorded
 from ollamake.record_seal import read_record
 from ollamake.unquantized_record import require_gguf
 
@@ -46,12 +45,8 @@ def main(argv: list[str] | None = None) -> None:
     log.info("reading %d chunks of %d tokens with the unquantized model", reading.chunks, reading.context)
     partial = args.output.with_name(f".{args.output.name}.partial")
     with temporary_beside(args.output) as temporary:
-        try:
-            with proven([Recorded.by(args.gguf, source), Recorded.by(args.text, text)]):
-                compute_importance(args.program, args.gguf, source["sha256"], reading, temporary, partial, args.threads)
-        except DamagedFile:
-            partial.unlink(missing_ok=True)  # nothing that was found out with a damaged model is gone on with
-            raise
+        with of_whole_files([Recorded.by(args.gguf, source), Recorded.by(args.text, text)], partial):
+            compute_importance(args.program, args.gguf, source["sha256"], reading, temporary, partial, args.threads)
         record = importance_record(temporary, args.gguf, source, text)
     write_json(args.record, record | {"spec": args.spec})
     partial.unlink(missing_ok=True)

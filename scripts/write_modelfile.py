@@ -27,9 +27,7 @@ from ollamake.record_seal import read_record
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--model-files", type=Path, required=True, help="model_files.json beside generation_config.json"
-    )
+    parser.add_argument("--model-files", type=Path, required=True, help="model_files.json, beside the files it lists")
     parser.add_argument("--template", type=Path, required=True, help="the record of the template")
     parser.add_argument("--plan", type=Path, nargs="*", default=[], help="plan.json, if it gives num_ctx")
     parser.add_argument("--gguf", type=Path, required=True, help="the GGUF that the Modelfile names")
@@ -41,8 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    spec = json.load(sys.stdin)
-    folder = args.model_files.parent
+    spec, folder = json.load(sys.stdin), args.model_files.parent
     files = read_model_files(args.model_files)["files"]
     defaults = {}
     if "generation_config.json" in files:

@@ -78,6 +78,11 @@ def read_record(path: Path) -> Any:
     return value
 
 
+def read_optional(path: Path | None) -> Any:
+    """Return what read_record does, None for a record that is not asked for."""
+    return None if path is None else read_record(path)
+
+
 def read_sealed_text(path: Path) -> str:
     """Return a text without its seal. Raises OllamakeError if it cannot be read, DamagedFile if it is not what was written."""
     content = _content(path)
