@@ -161,6 +161,7 @@ rule evaluate_bitsandbytes:
     params:
         checkpoint=lambda wildcards, input: input.record.removesuffix(".json"),
         merged=lambda wildcards, input: os.path.dirname(input.manifest),
+        merge_records="results/{model}/merge_records",
         spec=checkpoint_measuring_spec,
         script=script("evaluate_bitsandbytes"),
         code=code_digest("evaluate_bitsandbytes"),
@@ -174,6 +175,7 @@ rule evaluate_bitsandbytes:
             --checkpoint {params.checkpoint:q} \
             --record {input.record:q} \
             --merged {params.merged:q} \
+            --merge-records {params.merge_records:q} \
             --unquantized-record {input.unquantized:q} \
             --text {input.text:q} \
             --text-record {input.evaluation:q} \

@@ -29,6 +29,7 @@ rule check_inputs:
     params:
         spec=check_spec,
         now=check_now,
+        read=lambda wildcards, input: [file for file in map(str, input.files) if not file.endswith(WEIGHT_SUFFIXES)],
         script=script("check_inputs"),
         code=code_digest("check_inputs"),
     message:
@@ -40,5 +41,6 @@ rule check_inputs:
             --model {wildcards.model:q} \
             --spec {params.spec:q} \
             --now {params.now:q} \
+            --read {params.read:q} \
             --output {output:q}
         """

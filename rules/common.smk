@@ -84,6 +84,7 @@ MADE_HERE = {
     DEMO_ADAPTER: (DEMO_ADAPTER_WEIGHTS, DEMO_ADAPTER_FILES),
 }
 
+WEIGHT_SUFFIXES = (".safetensors", ".bin")
 SHIPPED_SHAPES = os.path.relpath(os.path.join(workflow.basedir, "config/shapes"))
 LLAMA_CPP = f"resources/llama.cpp/{LLAMA_CPP_VERSION}"
 STARTED = time.time()
@@ -1381,6 +1382,31 @@ def identities(name, files):
     """Return path -> identity of the weight files that the user brought; the demo's rules look after their own."""
     known = known_identities(name)
     return {file: known(file) or identity_of(Path(file), seen(name)) for file in files if not is_made_here(file)}
+
+
+def known_digests(wildcards, input):
+    """Return path -> sha256 of weight files that an earlier merge has read and that seem untouched, or that are pinned.
+
+    It starts no job: a file that was replaced with size and time kept is found out when it is read again.
+    """
+    before, pinned = dict(seen(wildcards.model)), known_identities(wildcards.model)
+    files = [str(file) for file in shard_weights(wildcards)]
+
+    def in_words():
+        return spec(**{file: digest for file in files if (digest := known_digest(file, pinned(file), before.get(file)))})
+
+    return Later(in_words)
+
+
+def known_digest(file, identity, entry):
+    """Return the sha256 that a weight file must have by its identity on the hub, or by what was read of it; None if unknown."""
+    if identity is not None:
+        return identity.removeprefix("sha256:") if identity.startswith("sha256:") else None
+    if entry is None or is_made_here(file) or not os.path.exists(file):
+        return None
+    status = os.stat(file)
+    untouched = (status.st_size, status.st_mtime_ns) == (entry["size"], entry["mtime_ns"])
+    return entry["sha256"] if untouched else None
 
 
 def known_identities(name):

@@ -49,6 +49,7 @@ rule convert_to_gguf:
             --converter {params.converter:q} \
             --plan {input.plan:q} \
             --manifest {input.manifest:q} \
+            --records {input.records:q} \
             --name {wildcards.model:q} \
             --output {output.gguf:q} \
             --record {output.record:q}

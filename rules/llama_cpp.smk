@@ -4,13 +4,14 @@ llama.cpp: the pinned source and the programs built from it.
 OUTPUTS:
     resources/llama.cpp/{version}/source/          the source tree, which also has the converters
     resources/llama.cpp/{version}/bin/{program}    one program
+    resources/llama.cpp/{version}/bin/LICENSES.txt the licences of what the programs are made of
 
 A program is built only if the configuration needs it and neither tools.llama_cpp nor PATH has it.
 """
 
 
 rule fetch_llama_cpp:
-    """Download the source of llama.cpp, check its sha256 and unpack it."""
+    """Download the source of llama.cpp, or take the file in tools.llama_cpp_sdist, check its sha256 and unpack it."""
     output:
         record=f"{LLAMA_CPP}/source.json",
         converter=f"{LLAMA_CPP}/source/convert_hf_to_gguf.py",
@@ -30,6 +31,7 @@ rule fetch_llama_cpp:
         alone=1,
     params:
         folder=subpath(output.record, parent=True),
+        sdist=lambda wildcards, input: Later(lambda: CONFIG.llama_cpp_sdist or ""),
         script=script("fetch_llama_cpp"),
         code=code_digest("fetch_llama_cpp"),
     message:
@@ -38,7 +40,8 @@ rule fetch_llama_cpp:
         r"""
         exec &> >(tee {log:q})
         python {params.script:q} \
-            --output-dir {params.folder:q}
+            --output-dir {params.folder:q} \
+            --sdist {params.sdist:q}
         """
 
 

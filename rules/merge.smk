@@ -72,6 +72,7 @@ rule merge_shard:
     params:
         spec=shard_spec,
         about=merge_time,
+        known=known_digests,
         script=script("merge_shard"),
         code=code_digest("merge_shard"),
     message:
@@ -83,6 +84,7 @@ rule merge_shard:
             --plan {input.plan:q} \
             --shard model-{wildcards.shard}-of-{wildcards.nshards}.safetensors \
             --seen {params.spec:q} \
+            --known {params.known:q} \
             --output {output.shard:q} \
             --record {output.record:q} \
             --threads {threads}

@@ -10,7 +10,7 @@ Named targets, each a stage of the chain for all models of the configuration; `a
     registered    models registered in Ollama, prompted as in training
     rag           RAG applications' configurations with the registered models in them
     serving       files for vLLM and TGI, with the weights that these read
-    verify        not a stage: look deeply at everything that is registered, and change nothing
+    verify        not a stage: read everything that was built, read or registered, byte by byte, and change nothing
 """
 
 
@@ -108,20 +108,23 @@ rule serving:
 
 
 rule verify:
-    """Compare every registered model with its marker, blob by blob; end with an error if one differs."""
+    """Read all that was built, what it was built from and what is registered; end with an error if anything differs."""
     log:
-        "logs/verify/registrations.log",
+        "logs/verify/build.log",
     localrule: True
     conda:
         "../envs/ollama.yaml"
     params:
         script=script("verify"),
+        results=expand("results/{model}", model=TURNS),
         markers=markers_so_far(),
     message:
-        "Verifying what is registered"
+        "Verifying what is built and registered"
     shell:
         r"""
         exec &> >(tee {log:q})
         python {params.script:q} \
-            --markers {params.markers:q}
+            --results {params.results:q} \
+            --markers {params.markers:q} \
+            --programs resources/llama.cpp
         """

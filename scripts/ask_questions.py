@@ -15,6 +15,7 @@ from ollamake.atomic_write import write_json
 from ollamake.errors import run
 from ollamake.ollama_server import PATIENCE
 from ollamake.questions import read_questions
+from ollamake.record_seal import read_record
 from ollamake.store_server import server_of
 
 
@@ -32,7 +33,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    marker = json.loads(args.marker.read_text(encoding="utf-8"))
+    marker = read_record(args.marker)
     questions = read_questions(args.questions)
     with server_of(marker, args.timeout) as server:
         answers = ask(server, marker["name"], questions, json.loads(args.spec)["max_tokens"])

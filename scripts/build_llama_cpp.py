@@ -12,9 +12,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ollamake.atomic_write import temporary_beside, write_json
+from ollamake.atomic_write import temporary_beside, write_json, write_text
 from ollamake.errors import run
 from ollamake.file_digest import sha256_of
+from ollamake.licenses import NAME, license_texts
 from ollamake.llama_cpp_source import VERSION, compile_program, usable_cores
 
 
@@ -39,6 +40,8 @@ def main(argv: list[str] | None = None) -> None:
         program = compile_program(args.source, build, args.program, args.jobs or usable_cores())
         with temporary_beside(args.output) as temporary:
             shutil.copy(program, temporary)
+    # The program may be copied elsewhere: what its licences ask for is beside it.
+    write_text(args.output.parent / NAME, license_texts(args.source))
     write_json(args.record, {"program": args.program, "version": VERSION, "sha256": sha256_of(args.output)})
 
 

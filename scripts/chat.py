@@ -8,7 +8,6 @@ For a model in the store a server is started on it for as long as the chat lasts
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from ollamake.errors import run
+from ollamake.record_seal import read_record
 from ollamake.store_server import serving
 
 
@@ -29,7 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    marker = json.loads(args.marker.read_text(encoding="utf-8"))
+    marker = read_record(args.marker)
     log = Path(tempfile.gettempdir()) / f"ollamake-serve-{os.getpid()}.log"
     server = serving(Path(marker["store"]), log) if marker["target"] == "store" else nullcontext(marker.get("host"))
     with server as address:

@@ -6,13 +6,13 @@ python scripts/check_answers.py --answers results/m/answers.json --output result
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
 from ollamake.answers_gate import judge, refusal
 from ollamake.atomic_write import write_json
 from ollamake.errors import OllamakeError, run
+from ollamake.record_seal import read_record
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -24,7 +24,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    comparison = json.loads(args.answers.read_text(encoding="utf-8"))
+    comparison = read_record(args.answers)
     verdict = judge(comparison)
     if not verdict["passes"]:
         message = refusal(comparison)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ollamake.atomic_write import write_json
 from ollamake.errors import run
+from ollamake.file_digest import state_of
 from ollamake.input_checks import check_inputs, refuse_incomplete
 
 
@@ -25,6 +26,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--now", type=json.loads, default="{}", help="JSON: what may change without a new check, see above"
     )
+    parser.add_argument("--read", type=Path, nargs="*", default=[], help="small files whose state is recorded")
     parser.add_argument("--output", type=Path, required=True, help="what was found, as JSON: results/MODEL/inputs.json")
     return parser.parse_args(argv)
 
@@ -32,7 +34,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     refuse_incomplete(args.spec, args.now)
-    write_json(args.output, check_inputs(args.model, args.spec, args.output.parent.parent, args.now))
+    found = check_inputs(args.model, args.spec, args.output.parent.parent, args.now)
+    write_json(args.output, found | {"read": [state_of(file) for file in args.read]})
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from pathlib import Path
 from ollamake.atomic_write import write_json
 from ollamake.errors import run
 from ollamake.ollama_server import PATIENCE
+from ollamake.proven_inputs import Recorded, proven
+from ollamake.record_seal import read_record
 from ollamake.template_check import check_template
 
 
@@ -34,12 +36,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    marker, template, record = (
-        json.loads(file.read_text(encoding="utf-8")) for file in (args.marker, args.template, args.record)
-    )
+    marker, template, record = (read_record(file) for file in (args.marker, args.template, args.record))
     folder = args.model_files.parent
     programs, stops = (args.tokenize, args.serve), json.loads(args.spec)["differs"] == "stop"
-    result = check_template(marker, template, record, folder, args.gguf, *programs, stops, args.timeout)
+    with proven([Recorded.by(args.gguf, record)]):
+        result = check_template(marker, template, record, folder, args.gguf, *programs, stops, args.timeout)
     write_json(args.output, result | {"spec": args.spec})
 
 

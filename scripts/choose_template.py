@@ -13,7 +13,9 @@ from pathlib import Path
 
 from ollamake.atomic_write import write_json
 from ollamake.errors import run
+from ollamake.merged_checkpoint import read_model_files
 from ollamake.prompt_template import prompt_template
+from ollamake.record_seal import read_record
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -27,8 +29,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    template_file = json.loads(args.model_files.read_text(encoding="utf-8"))["chat_template"]
-    tokenizer = json.loads(args.record.read_text(encoding="utf-8"))["tokenizer"]
+    template_file = read_model_files(args.model_files)["chat_template"]
+    tokenizer = read_record(args.record)["tokenizer"]
     policy = json.load(sys.stdin) if args.policy == "-" else args.policy
     write_json(args.output, prompt_template(args.model_files.parent, template_file, policy, tokenizer))
 

@@ -8,14 +8,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
 from ollamake.answers_comparison import compare, table
 from ollamake.answers_plot import draw_answers
-from ollamake.atomic_write import write_bytes, write_json, write_text
+from ollamake.atomic_write import write_json, write_sealed_text
 from ollamake.errors import run
+from ollamake.record_seal import read_record
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -36,12 +36,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     files = {label: Path(file) for label, _, file in (item.partition("=") for item in args.answers)}
-    asked = {label: json.loads(file.read_text(encoding="utf-8")) for label, file in files.items()}
+    asked = {label: read_record(file) for label, file in files.items()}
     comparison = compare(args.model, asked, args.judged, args.min_score, args.limit_key, args.on_fail)
     text = table(comparison, asked)
     logging.info("%s", text)
-    write_text(args.table, text)
-    write_bytes(args.picture, draw_answers(args.model, asked))
+    write_sealed_text(args.table, text)
+    write_sealed_text(args.picture, draw_answers(args.model, asked).decode("utf-8"))
     write_json(args.output, comparison | {"spec": args.spec})
 
 

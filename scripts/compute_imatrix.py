@@ -9,14 +9,15 @@ Run again after it was killed, it goes on where it was.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
 from ollamake.atomic_write import temporary_beside, write_json
 from ollamake.errors import run
 from ollamake.importance_file import importance_record
-from ollamake.importance_matrix import Calibration, compute_importance
+from ollamake.importance_matrix import Calibration, compute_importance, of_whole_files
+from ollamake.proven_inputs import Recorded
+from ollamake.record_seal import read_record
 from ollamake.unquantized_record import require_gguf
 
 log = logging.getLogger("ollamake")
@@ -39,12 +40,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     require_gguf(args.gguf)
-    source, text = (json.loads(path.read_text(encoding="utf-8")) for path in (args.source_record, args.text_record))
+    source, text = (read_record(path) for path in (args.source_record, args.text_record))
     reading = Calibration(args.text, text["sha256"], text["chunks"], text["context"], text["parse_special"])
     log.info("reading %d chunks of %d tokens with the unquantized model", reading.chunks, reading.context)
     partial = args.output.with_name(f".{args.output.name}.partial")
     with temporary_beside(args.output) as temporary:
-        compute_importance(args.program, args.gguf, source["sha256"], reading, temporary, partial, args.threads)
+        with of_whole_files([Recorded.by(args.gguf, source), Recorded.by(args.text, text)], partial):
+            compute_importance(args.program, args.gguf, source["sha256"], reading, temporary, partial, args.threads)
         record = importance_record(temporary, args.gguf, source, text)
     write_json(args.record, record | {"spec": args.spec})
     partial.unlink(missing_ok=True)

@@ -17,7 +17,8 @@ from ollamake.adapter_gguf import adapter_record, read_adapter_gguf
 from ollamake.adapter_serving import require_servable
 from ollamake.atomic_write import temporary_beside, write_json
 from ollamake.errors import run
-from ollamake.file_digest import sha256_of
+from ollamake.file_digest import state_of
+from ollamake.record_seal import read_record
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -34,12 +35,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    plan = json.loads(args.plan.read_text(encoding="utf-8"))
+    plan = read_record(args.plan)
     weights = Path(plan["adapters"][0]["path"])
     require_servable(plan, args.base, weights.parent, key=f"models.{args.name}.serve")
-    status = weights.stat()
-    read = {"path": str(weights), "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256_of(weights)}
-    read["identity"] = args.seen.get(str(weights), "")
+    read = state_of(weights) | {"identity": args.seen.get(str(weights), "")}
     updates = updates_of(plan)
     with temporary_beside(args.output) as temporary:
         convert_adapter(args.converter, updates, args.base, args.name, temporary)

@@ -6,14 +6,14 @@ python scripts/draw_plan.py --plan results/m/plan.json --times times.json --text
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
-from ollamake.atomic_write import write_bytes, write_text
+from ollamake.atomic_write import write_sealed_text
 from ollamake.errors import run
 from ollamake.plan_plot import draw_plan
 from ollamake.plan_text import plan_markdown
+from ollamake.record_seal import read_record
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -27,11 +27,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    plan = json.loads(args.plan.read_text(encoding="utf-8"))
-    times = json.loads(args.times.read_text(encoding="utf-8")) if args.times else None
-    write_bytes(args.picture, draw_plan(plan))
+    plan = read_record(args.plan)
+    times = read_record(args.times) if args.times else None
+    write_sealed_text(args.picture, draw_plan(plan).decode("utf-8"))
     picture = Path(os.path.relpath(args.picture, args.text.parent)).as_posix()
-    write_text(args.text, plan_markdown(plan, times, picture))
+    write_sealed_text(args.text, plan_markdown(plan, times, picture))
 
 
 if __name__ == "__main__":

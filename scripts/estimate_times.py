@@ -7,12 +7,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from ollamake.atomic_write import write_json
 from ollamake.errors import run
 from ollamake.job_times import throughput, times_of_build
+from ollamake.record_seal import read_record
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -26,7 +26,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    ghost = json.loads(args.ghost.read_text(encoding="utf-8"))
+    ghost = read_record(args.ghost)
     write_json(args.output, times_of_build(ghost, throughput(args.benchmarks, args.results)))
 
 

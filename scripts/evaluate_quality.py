@@ -8,13 +8,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from ollamake.atomic_write import write_json
 from ollamake.errors import run
 from ollamake.perplexity_comparison import Measured, Reference, evaluate_quality
 from ollamake.perplexity_reference import EvaluationText
+from ollamake.proven_inputs import Recorded, proven
+from ollamake.record_seal import read_record
 from ollamake.unquantized_record import require_gguf
 
 
@@ -40,11 +41,15 @@ def main(argv: list[str] | None = None) -> None:
     for gguf in (args.gguf, args.reference_gguf):
         require_gguf(gguf)
     records = (args.gguf_record, args.reference_record, args.text_record)
-    gguf_record, reference_record, text_record = (json.loads(path.read_text(encoding="utf-8")) for path in records)
+    gguf_record, reference_record, text_record = (read_record(path) for path in records)
     measured = Measured(args.measured, args.gguf, gguf_record)
     reference = Reference(args.reference_gguf, args.logits, reference_record)
     text = EvaluationText(args.text, text_record)
-    figures = evaluate_quality(args.program, measured, reference, text, args.threads)
+    read = [Recorded.by(args.gguf, gguf_record), Recorded.by(args.text, text_record)]
+    if reference_record["piped"] or not args.logits.exists():
+        read.append(Recorded(args.reference_gguf, reference_record["gguf_sha256"]))
+    with proven(read):
+        figures = evaluate_quality(args.program, measured, reference, text, args.threads)
     write_json(args.output, figures | {"spec": args.spec})
 
 

@@ -8,12 +8,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from ollamake.atomic_write import write_json
 from ollamake.errors import run
 from ollamake.perplexity_reference import EvaluationText, evaluate_reference
+from ollamake.proven_inputs import Recorded, proven
+from ollamake.record_seal import read_record
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,9 +34,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    source = json.loads(args.source_record.read_text(encoding="utf-8"))
-    text = EvaluationText(args.text, json.loads(args.text_record.read_text(encoding="utf-8")))
-    record = evaluate_reference(args.program, args.gguf, source, text, args.logits, args.threads)
+    source = read_record(args.source_record)
+    text = EvaluationText(args.text, read_record(args.text_record))
+    with proven([Recorded.by(args.gguf, source), Recorded.by(args.text, text.record)]):
+        record = evaluate_reference(args.program, args.gguf, source, text, args.logits, args.threads)
     write_json(args.record, record)
 
 

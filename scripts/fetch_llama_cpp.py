@@ -16,12 +16,13 @@ from pathlib import Path
 from ollamake.atomic_write import write_json
 from ollamake.errors import run
 from ollamake.llama_cpp_patch import apply_patch
-from ollamake.llama_cpp_source import PACKAGE, SDIST_SHA256, VERSION, fetch_sdist, unpack
+from ollamake.llama_cpp_source import PACKAGE, SDIST_SHA256, VERSION, fetch_sdist, require_pinned, unpack
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for the source tree and its record")
+    parser.add_argument("--sdist", default="", help="the source distribution, where none is to be downloaded")
     return parser.parse_args(argv)
 
 
@@ -29,8 +30,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.output_dir, prefix=".fetch-") as folder:
-        logging.info("downloading %s %s", PACKAGE, VERSION)
-        sdist = fetch_sdist(Path(folder))
+        if not args.sdist:
+            logging.info("downloading %s %s", PACKAGE, VERSION)
+            sdist = fetch_sdist(Path(folder))
+        else:
+            sdist = Path(args.sdist).expanduser()
+            require_pinned(sdist, "tools.llama_cpp_sdist names another file")
         files = unpack(sdist, Path(folder) / "source")
         changes = apply_patch(Path(folder) / "source")
         shutil.rmtree(args.output_dir / "source", ignore_errors=True)

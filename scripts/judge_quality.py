@@ -6,13 +6,13 @@ python scripts/judge_quality.py --type Q4_K_M --quality results/m/quality.json -
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
 from ollamake.atomic_write import write_json
 from ollamake.errors import OllamakeError, run
 from ollamake.quality_gate import judge, refusal
+from ollamake.record_seal import read_record
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -25,7 +25,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    quality = json.loads(args.quality.read_text(encoding="utf-8"))
+    quality = read_record(args.quality)
     verdict = judge(quality, args.type)
     if verdict["passes"] is False:
         message = refusal(quality, verdict)

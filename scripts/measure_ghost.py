@@ -16,6 +16,7 @@ from pathlib import Path
 from ollamake.atomic_write import write_json
 from ollamake.errors import run
 from ollamake.ghost_measurement import Programs, Wanted, measure_merge, measure_shape
+from ollamake.record_seal import read_record
 from ollamake.shape import read_shape
 
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     programs = Programs(args.converter, args.llama_quantize, args.llama_fit_params)
     wanted = Wanted(contexts=args.context, parallel=args.parallel)
     if args.plan:
-        plan = json.loads(args.plan.read_text(encoding="utf-8"))
+        plan = read_record(args.plan)
         base, adapters = Path(args.spec["base"]), [Path(adapter) for adapter in args.spec["adapters"]]
         ghost = measure_merge(plan, base, adapters, args.name, str(args.plan), programs, wanted)
     else:

@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from ollamake.atomic_write import write_json
 from ollamake.errors import run
+from ollamake.proven_inputs import Recorded, require_proven
+from ollamake.record_seal import read_record
 from ollamake.speed_run import measure_speed
 
 
@@ -28,7 +29,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    record = json.loads(args.gguf_record.read_text(encoding="utf-8"))
+    record = read_record(args.gguf_record)
+    # Before, not beside: a core that hashes would be missed.
+    require_proven([Recorded.by(args.gguf, record)])
     write_json(args.output, measure_speed(args.program, args.gguf, record, args.type, args.threads))
 
 

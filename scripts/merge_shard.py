@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ollamake.atomic_write import write_json
 from ollamake.errors import run
+from ollamake.record_seal import read_record
 from ollamake.shard_stream import merge_shard
 
 
@@ -21,6 +22,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--plan", type=Path, required=True, help="the merge plan")
     parser.add_argument("--shard", required=True, help="name of the shard in the plan")
     parser.add_argument("--seen", type=json.loads, default={}, help="JSON: path -> identity under which it was planned")
+    parser.add_argument("--known", type=json.loads, default={}, help="JSON: path -> sha256 that it must have")
     parser.add_argument("--output", type=Path, required=True, help="the merged shard")
     parser.add_argument("--record", type=Path, required=True, help="what was read, done and written, as JSON")
     parser.add_argument("--threads", type=int, default=1, help="threads: two read and write, the others compute")
@@ -29,8 +31,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    plan = json.loads(args.plan.read_text(encoding="utf-8"))
-    record = merge_shard(plan, args.shard, args.output, args.threads)
+    plan = read_record(args.plan)
+    record = merge_shard(plan, args.shard, args.output, args.threads, args.known)
     for entry in (record["base"], *record["adapters"], *record["others"]):
         entry["identity"] = args.seen.get(entry["path"], "")
     write_json(args.record, record)

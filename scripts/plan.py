@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.console import Console
 
 from ollamake.errors import OllamakeError, run
 from ollamake.plan_terminal import plan_renderables
+from ollamake.record_seal import read_record
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -40,8 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     width = None if sys.stdout.isatty() else int(columns) if columns.isdecimal() and int(columns) else 120
     console = Console(width=width, highlight=False, emoji=False, markup=False)
     for index, path in enumerate(args.plans):
-        plan = json.loads(path.read_text(encoding="utf-8"))
-        times = json.loads(args.times[index].read_text(encoding="utf-8")) if args.times else None
+        plan = read_record(path)
+        times = read_record(args.times[index]) if args.times else None
         console.print(*plan_renderables(plan, times, args.types, args.all), sep="\n")
 
 

@@ -16,6 +16,7 @@ from ollamake.atomic_write import write_json
 from ollamake.bitsandbytes_modules import treat_checkpoint
 from ollamake.errors import run
 from ollamake.model_files import merged_config
+from ollamake.record_seal import read_record
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -30,7 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    plan = json.loads(args.plan.read_text(encoding="utf-8"))
+    plan = read_record(args.plan)
     names = [tensor["name"] for shard in plan["shards"] for tensor in shard["tensors"]]
     treated = treat_checkpoint(merged_config(args.base, plan), names, args.settings, args.key)
     write_json(args.output, treated.as_json() | {"settings": args.settings})

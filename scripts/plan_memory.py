@@ -15,6 +15,7 @@ from pathlib import Path
 from ollamake.atomic_write import write_json
 from ollamake.errors import run
 from ollamake.memory_plan import memory_plan
+from ollamake.record_seal import read_record
 
 log = logging.getLogger("ollamake")
 
@@ -35,7 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    ghost, *alternatives = (json.loads(path.read_text("utf-8")) for path in (args.ghost, *args.alternatives))
+    ghost, *alternatives = (read_record(path) for path in (args.ghost, *args.alternatives))
     plan = memory_plan(args.name, ghost, alternatives, args.spec)
     for warning in plan["warnings"]:
         log.warning("%s", warning)

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from ollamake.atomic_write import temporary_beside, write_json
@@ -15,6 +14,8 @@ from ollamake.errors import run
 from ollamake.free_disk import require_free_disk
 from ollamake.gguf_quantization import quantize, type_argument
 from ollamake.gguf_record import estimated_size, gguf_record, importance_of
+from ollamake.proven_inputs import Recorded, proven
+from ollamake.record_seal import read_record
 from ollamake.unquantized_record import require_gguf
 
 
@@ -41,13 +42,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     require_gguf(args.gguf)
-    source = json.loads(args.source_record.read_text(encoding="utf-8"))
+    source = read_record(args.source_record)
     made_with = {} if args.imatrix is None else importance_of(args.imatrix_record, args.type, source)
     require_free_disk(args.output.parent, estimated_size(source, args.type), f"the {args.type} GGUF")
+    read = [Recorded.by(args.gguf, source)]
+    read += [] if args.imatrix is None else [Recorded.by(args.imatrix, made_with["imatrix"])]
     with temporary_beside(args.output) as temporary:
-        quantize(
-            args.program, args.gguf, temporary, type_argument(args.type, source["type"]), args.threads, args.imatrix
-        )
+        kind = type_argument(args.type, source["type"])
+        with proven(read):
+            quantize(args.program, args.gguf, temporary, kind, args.threads, args.imatrix)
         record = gguf_record(temporary, args.output.name, args.type)
     write_json(args.record, record | {"source_sha256": source["sha256"], "spec": args.spec} | made_with)
 

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from ollamake.atomic_write import write_json
@@ -16,6 +15,8 @@ from ollamake.bitsandbytes_configuration import PRECISIONS
 from ollamake.bitsandbytes_shard import quantize_shard, require_merged, versions
 from ollamake.bitsandbytes_treatment import TreatedCheckpoint
 from ollamake.errors import run
+from ollamake.proven_inputs import Recorded, proven
+from ollamake.record_seal import read_record
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,9 +34,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     require_merged(args.shard)
-    layers = json.loads(args.layers.read_text(encoding="utf-8"))
-    merged = json.loads(args.merge_record.read_text(encoding="utf-8"))["output"]
-    record = quantize_shard(args.shard, TreatedCheckpoint.from_json(layers), args.precision, args.output)
+    layers = read_record(args.layers)
+    merged = read_record(args.merge_record)["output"]
+    with proven([Recorded.by(args.shard, merged)]):
+        record = quantize_shard(args.shard, TreatedCheckpoint.from_json(layers), args.precision, args.output)
     about = {"merged": merged, "settings": layers["settings"], "versions": versions(), "spec": args.spec}
     write_json(args.record, about | record)
 

@@ -6,11 +6,11 @@ python scripts/record_conversion.py --conversion m.conversion.json --spec '{}' -
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from ollamake.atomic_write import write_json
 from ollamake.errors import run
+from ollamake.record_seal import read_record
 from ollamake.unquantized_record import unquantized_record
 
 
@@ -24,7 +24,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    conversion = json.loads(args.conversion.read_text(encoding="utf-8"))
+    conversion = read_record(args.conversion)
     write_json(args.output, unquantized_record(conversion, args.spec))
 
 

@@ -16,6 +16,7 @@ from ollamake.atomic_write import write_json
 from ollamake.create_request import read_create_request
 from ollamake.errors import run
 from ollamake.ollama_server import PATIENCE
+from ollamake.record_seal import read_record
 from ollamake.registration import Place, register
 
 
@@ -34,12 +35,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    record = json.loads(args.record.read_text(encoding="utf-8"))
+    record = read_record(args.record)
     request = read_create_request(args.request)
     adapter = None
     if args.adapter is not None:
         require_fitting(args.adapter, args.gguf)
-        adapter = (args.adapter, json.loads(args.adapter_record.read_text(encoding="utf-8")))
+        adapter = (args.adapter, read_record(args.adapter_record))
     marker = register(request, args.gguf, record, Place(**args.spec, timeout=args.timeout), adapter)
     write_json(args.output, marker)
     logging.info("%s is registered (%s), checked by digest", marker["name"], marker.get("host") or marker["store"])

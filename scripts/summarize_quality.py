@@ -13,13 +13,13 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any
 
-from ollamake.atomic_write import write_bytes, write_json, write_text
+from ollamake.atomic_write import write_json, write_sealed_text
 from ollamake.errors import run
 from ollamake.quality_plot import draw_quality
 from ollamake.quality_summary import summarize
 from ollamake.quality_table import quality_markdown
+from ollamake.record_seal import read_optional, read_record
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -41,18 +41,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    told = map(_read, (args.plan, args.text_record, args.reference, args.base))
-    measured = ([*map(_read, files)] for files in (args.measured, args.records, args.speeds))
-    quality = summarize(args.model, *told, *measured, args.spec, _read(args.overlap), [*map(_read, args.checkpoints)])
+    told = map(read_optional, (args.plan, args.text_record, args.reference, args.base))
+    measured = ([*map(read_record, files)] for files in (args.measured, args.records, args.speeds))
+    quality = summarize(
+        args.model, *told, *measured, args.spec, read_optional(args.overlap), [*map(read_record, args.checkpoints)]
+    )
     for sentence in quality["sentences"]:
         logging.info("%s", sentence)
-    write_bytes(args.picture, draw_quality(quality))
-    write_text(args.table, quality_markdown(quality, os.path.relpath(args.picture, args.table.parent)))
+    write_sealed_text(args.picture, draw_quality(quality).decode("utf-8"))
+    write_sealed_text(args.table, quality_markdown(quality, os.path.relpath(args.picture, args.table.parent)))
     write_json(args.output, quality)
-
-
-def _read(file: Path | None) -> Any:
-    return None if file is None else json.loads(file.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from ollamake.atomic_write import write_json, write_link
 from ollamake.errors import run
 from ollamake.ollama_server import PATIENCE
 from ollamake.ollama_weights import find_weights, weights_record
+from ollamake.record_seal import read_record
 from ollamake.registration import Place
 from ollamake.same_base import require_same_base
 
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     key = f"models.{args.name}.ollama.from"
     found = find_weights(args.source, Place(**args.spec, timeout=args.timeout), key)
     record = weights_record(found, args.source, args.output.name, args.type, key)
-    plan = json.loads(args.plan.read_text(encoding="utf-8"))
+    plan = read_record(args.plan)
     norms = require_same_base(plan, found.blob, args.source, key)
     write_link(args.output, found.blob)
     write_json(args.record, record | {"source": {"ollama": args.source, "where": found.where, "norms": norms}})

@@ -18,6 +18,7 @@ from ollamake.bitsandbytes_configuration import PRECISIONS
 from ollamake.bitsandbytes_files import write_bitsandbytes_files
 from ollamake.bitsandbytes_treatment import TreatedCheckpoint
 from ollamake.errors import run
+from ollamake.record_seal import read_record
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -34,8 +35,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    treated = TreatedCheckpoint.from_json(json.loads(args.layers.read_text(encoding="utf-8")))
-    shards = [json.loads(file.read_text(encoding="utf-8")) for file in args.records]
+    treated = TreatedCheckpoint.from_json(read_record(args.layers))
+    shards = [read_record(file) for file in args.records]
     record = write_bitsandbytes_files(args.manifest, shards, treated, args.settings, args.output)
     write_json(args.record, {"precision": args.precision, "versions": shards[0]["versions"], **record})
     for warning in record["warnings"]:

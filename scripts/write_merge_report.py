@@ -7,14 +7,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
-from ollamake.atomic_write import write_bytes, write_json
+from ollamake.atomic_write import write_json, write_sealed_text
 from ollamake.errors import run
 from ollamake.merge_plot import draw_merge
 from ollamake.merge_report import merge_report
+from ollamake.record_seal import read_record
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -29,9 +29,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    plan = json.loads(args.plan.read_text(encoding="utf-8"))
-    report = merge_report(plan, [json.loads(record.read_text(encoding="utf-8")) for record in args.records])
-    write_bytes(args.picture, draw_merge(args.model, report))
+    plan = read_record(args.plan)
+    report = merge_report(plan, [read_record(record) for record in args.records])
+    write_sealed_text(args.picture, draw_merge(args.model, report).decode("utf-8"))
     write_json(args.report, report)
     totals = report["totals"]
     if totals["relative_norm"] is not None and totals["survival"] is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ollamake.errors import run
 from ollamake.model_files import write_model_files
+from ollamake.record_seal import read_record
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -27,7 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    plan = json.loads(args.plan.read_text(encoding="utf-8"))
+    plan = read_record(args.plan)
     adapters = [Path(adapter) for adapter in args.spec["adapters"]]
     written = write_model_files(Path(args.spec["base"]), adapters, plan, args.manifest)
     logging.info(

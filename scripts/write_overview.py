@@ -8,16 +8,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from ollamake.atomic_write import write_text
+from ollamake.atomic_write import write_sealed_text
 from ollamake.build_jobs import jobs_of
 from ollamake.errors import run
 from ollamake.overview import Build
 from ollamake.overview_page import overview_page
 from ollamake.record_pages import prompts_page, registrations_page
+from ollamake.record_seal import read_record
 
 REQUIRED = ("merge_plan", "plan", "inputs", "template", "template_check")
 OPTIONAL = ("merge_report", "adapter", "quality", "answers", "imatrix")
@@ -40,7 +40,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def record(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_record(file)
     return content
 
 
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     shown = {"pictures": {file.stem: file.read_bytes() for file in args.pictures}}
     build = Build(args.model, jobs=jobs_of(args.model, args.benchmarks), **shown, **records, **several, **optional)
     for name, page in (("overview", overview_page), ("prompts", prompts_page), ("registrations", registrations_page)):
-        write_text(getattr(args, name), page(build))
+        write_sealed_text(getattr(args, name), page(build))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ollamake.atomic_write import write_text
+from ollamake.atomic_write import write_sealed_text
 from ollamake.errors import run
 from ollamake.markdown_page import markdown_page
 
@@ -23,7 +23,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    write_text(args.output, markdown_page(args.title, args.text))
+    write_sealed_text(args.output, markdown_page(args.title, args.text))
 
 
 if __name__ == "__main__":

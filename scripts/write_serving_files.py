@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 
 from ollamake.errors import run
+from ollamake.merged_checkpoint import read_model_files
+from ollamake.record_seal import read_record
 from ollamake.serving_configuration import CHECKPOINTS
 from ollamake.serving_files import Sources, write_serving_files
 
@@ -34,9 +36,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     spec = json.load(sys.stdin)
-    merge_plan = json.loads(args.merge_plan.read_text(encoding="utf-8"))
+    merge_plan = read_record(args.merge_plan)
+    read_model_files(args.model_files)
     sources = Sources(args.name, args.checkpoint, spec, merge_plan, args.model_files.parent)
-    write_serving_files(sources, json.loads(args.plan.read_text(encoding="utf-8")), args.output)
+    write_serving_files(sources, read_record(args.plan), args.output)
 
 
 if __name__ == "__main__":

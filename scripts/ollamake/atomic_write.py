@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ollamake.record_seal import sealed_json, sealed_text
+
 _SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None
 _WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4
 """Flags of sync_file_range."""
@@ -127,7 +129,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON that is the same bytes for the same value: sorted keys, two blanks, UTF-8."""
+    """Write a record as JSON that is the same bytes for the same value: sorted keys, two blanks, UTF-8, and a seal."""
+    write_text(path, sealed_json(value))
+
+
+def write_sealed_text(path: Path, text: str) -> None:
+    """Write a text for people with a seal as its last line."""
+    write_text(path, sealed_text(text, path.suffix))
+
+
+def write_plain_json(path: Path, value: Any) -> None:
+    """Write ``value`` as write_json does but without a seal: a file that other programs define."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 

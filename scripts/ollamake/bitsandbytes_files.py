@@ -14,6 +14,7 @@ from ollamake.atomic_write import write_bytes
 from ollamake.bitsandbytes_treatment import TreatedCheckpoint
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
+from ollamake.merged_checkpoint import read_model_files
 from ollamake.safetensors_header import tensor_bytes
 from ollamake.source_files import MODEL_FILES
 
@@ -73,15 +74,7 @@ def write_bitsandbytes_files(
 
 def _merged_files(manifest: Path) -> dict[str, bytes]:
     """Return name -> content of the files beside the merged weights."""
-    listed = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    paths = {name: manifest.parent / name for name in listed}
-    changed = [name for name, path in paths.items() if not path.is_file() or sha256_of(path) != listed[name]["sha256"]]
-    if changed:
-        raise OllamakeError(
-            f"{manifest.parent} does not hold the files that were written there: {', '.join(changed)} missing or changed since."
-            " Run again with `--forcerun write_model_files`."
-        )
-    return {name: path.read_bytes() for name, path in paths.items()}
+    return {name: (manifest.parent / name).read_bytes() for name in read_model_files(manifest)["files"]}
 
 
 def _require_shards(folder: Path, shards: Sequence[Mapping[str, Any]]) -> None:

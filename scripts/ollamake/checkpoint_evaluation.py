@@ -16,12 +16,15 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from ollamake.bitsandbytes_shard import require_merged
 from ollamake.checkpoint_statistics import TokenFigures
 from ollamake.errors import OllamakeError
+from ollamake.merged_checkpoint import recorded_shards
 from ollamake.perplexity_faults import require_enough_chunks
 from ollamake.perplexity_output import nonfinite_figures, scored_tokens
 from ollamake.perplexity_reference import EvaluationText
 from ollamake.progress import progress_bar
+from ollamake.proven_inputs import Recorded
 from ollamake.text_tokens import load_tokenizer
 
 
@@ -75,6 +78,12 @@ def compare_checkpoints(
     return {"context": context, "chunks": chunks, "tokens": figures.tokens} | result
 
 
+def about_checkpoint(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the figures of a checkpoint are of, by its record and the libraries here."""
+    named = {name: record[name] for name in ("bits_per_weight", "weights_sha256")}
+    return named | {"size": record["bytes"], "versions": versions()}
+
+
 def versions() -> dict[str, str]:
     """Return the versions of the libraries that the figures are of."""
     return {name: version(name) for name in ("bitsandbytes", "torch", "transformers")}
@@ -89,6 +98,27 @@ def require_same_weights(record: Mapping[str, Any], checkpoint: Path) -> None:
                 f"{file} is missing or has another size than when it was written ({entry['size']} bytes). Delete"
                 f" {checkpoint.with_suffix('.json')} and run again: what is missing is made anew."
             )
+
+
+def recorded_files(record_file: Path, record: Mapping[str, Any]) -> list[Recorded]:
+    """Return the files of a checkpoint by its record; the small ones are made again with the record.
+
+    Raises OllamakeError if one is missing, or has another size than its record says.
+    """
+    folder = record_file.with_suffix("")
+    require_same_weights(record, folder)
+    return [
+        Recorded(folder / name, entry["sha256"], () if name.endswith(".safetensors") else (record_file,))
+        for name, entry in record["files"].items()
+    ]
+
+
+def recorded_merged(record: Mapping[str, Any], merged: Path, merge_records: Path) -> list[Recorded]:
+    """Return the merged shards of a checkpoint by the records of their merges. Raises OllamakeError if one is not there."""
+    shards = [merged / name for name in record["files"] if name.endswith(".safetensors")]
+    for shard in shards:
+        require_merged(shard)
+    return recorded_shards(merged, (merge_records / f"{shard.stem}.json" for shard in shards))
 
 
 def _load(folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:

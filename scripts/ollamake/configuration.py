@@ -118,6 +118,7 @@ class Configuration:
     store: str
     timeout: float
     llama_cpp: str | None
+    llama_cpp_sdist: str | None
     threads: int | None
     keep_merged: bool
     keep_unquantized: bool
@@ -171,6 +172,7 @@ def read_configuration(raw: Mapping[str, Any], schema_file: Path) -> Configurati
         store=os.path.normpath(Path(filled["ollama"]["store"]).expanduser()),
         timeout=float(filled["ollama"]["timeout"]),
         llama_cpp=filled["tools"]["llama_cpp"],
+        llama_cpp_sdist=filled["tools"]["llama_cpp_sdist"],
         threads=filled["tools"]["threads"],
         keep_merged=keep["merged"],
         keep_unquantized=keep["unquantized"],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ollamake.generation_defaults import ORIGIN
+from ollamake.record_seal import read_record
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def compose_request(
 
 def read_create_request(path: Path) -> CreateRequest:
     """Read create_request.json."""
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = read_record(path)
     return CreateRequest(**record | {"license": tuple(record.get("license", ()))})
 
 

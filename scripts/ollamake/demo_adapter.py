@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
 from transformers import Qwen2ForCausalLM
 
-from ollamake.atomic_write import write_json
+from ollamake.atomic_write import write_plain_json
 from ollamake.demo_base import published_folder
 from ollamake.demo_text import Example, conversation
 from ollamake.demo_training import Conversation, Schedule, make_deterministic, train
@@ -60,7 +60,7 @@ def train_adapter(
         saved = json.loads((temporary / "adapter_config.json").read_text(encoding="utf-8"))
         # peft keeps the targets as a set, whose order changes from run to run.
         saved["target_modules"] = sorted(saved["target_modules"])
-        write_json(temporary / "adapter_config.json", saved)
+        write_plain_json(temporary / "adapter_config.json", saved)
         for name in _TOKENIZER_FILES:
             shutil.copy(base / name, temporary / name)
     return loss

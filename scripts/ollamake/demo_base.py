@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-from ollamake.atomic_write import publish, write_json
+from ollamake.atomic_write import publish, write_plain_json
 from ollamake.demo_text import (
     CHAT_TEMPLATE,
     END_OF_TEXT,
@@ -91,7 +91,7 @@ def save_base(model: Qwen2ForCausalLM, tokenizer: Tokenizer, folder: Path) -> No
             weight_map |= dict.fromkeys(names, file)
         size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
         index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-        write_json(temporary / "model.safetensors.index.json", index)
+        write_plain_json(temporary / "model.safetensors.index.json", index)
         model.config.architectures = ["Qwen2ForCausalLM"]
         model.config.dtype = torch.bfloat16
         model.config.save_pretrained(temporary)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import logging
 import math
 import re
@@ -18,6 +17,7 @@ from ollamake.atomic_write import open_atomically
 from ollamake.chat_rendering import rendered_chat
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
+from ollamake.merged_checkpoint import read_model_files
 from ollamake.progress import progress_bar
 from ollamake.prompt_template import special_texts
 from ollamake.text_faults import MORE_THAN_NEEDED, TextFigures, refuse_few_chunks, refuse_unusable, warnings_of
@@ -212,7 +212,7 @@ def _chat_pieces(batches: Iterator[list[str]], ends: tuple[str, ...]) -> Iterato
 
 
 def _chat_template(model_files: Path, mine: Sequence[Source]) -> str:
-    name = json.loads(model_files.read_text(encoding="utf-8"))["chat_template"]
+    name = read_model_files(model_files)["chat_template"]
     if name is None:
         key = next(source.key for source in mine if source.kind == "chat")
         raise OllamakeError(

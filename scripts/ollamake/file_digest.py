@@ -5,9 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 CHUNK = 8 << 20
 """Bytes read at once: large enough for a disk to stream, small enough to stay out of the way."""
+
+
+def state_of(path: Path) -> dict[str, Any]:
+    """Return path, size, mtime_ns and sha256 of a file."""
+    status = path.stat()
+    return {"path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256_of(path)}
 
 
 def sha256_of(path: Path, advance: Callable[[int], object] | None = None) -> str:

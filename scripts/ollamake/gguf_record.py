@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from ollamake.gguf_header import read_gguf_header
 from ollamake.gguf_tokenizer import KEYS, tokenizer_facts
 from ollamake.progress import progress_bar
 from ollamake.quantization_types import QUANTIZATION_TYPES
+from ollamake.record_seal import read_record
 
 _ARCHITECTURE, _FILE_TYPE = "general.architecture", "general.file_type"
 
@@ -62,7 +62,7 @@ def importance_of(file: Path, kind: str, source: dict[str, Any]) -> dict[str, An
     ``file`` is the matrix's record, ``source`` that of the unquantized GGUF. Raises OllamakeError if the matrix is of another
     GGUF, or the type makes no use of one.
     """
-    matrix = json.loads(file.read_text(encoding="utf-8"))
+    matrix = read_record(file)
     if not QUANTIZATION_TYPES[kind].uses_imatrix:
         raise OllamakeError(
             f"{file}: llama-quantize makes no use of an importance matrix for {kind}; leave --imatrix out."

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ollamake.atomic_write import write_json
+from ollamake.atomic_write import write_plain_json
 from ollamake.errors import OllamakeError
 from ollamake.gguf_conversion import outtype_for
 from ollamake.model_files import write_model_files
@@ -66,11 +66,11 @@ def ghost_of_shape(shape: Shape, folder: Path) -> str:
             f"{shape.name} holds {quantization.get('quant_method', 'quantized')} weights, into which no adapter can be"
             " merged. Give the 16-bit model that it was made from."
         )
-    write_json(folder / "config.json", config)
+    write_plain_json(folder / "config.json", config)
     tensors = tensors_of_shape(shape)
     rows = max((size[0] for name, _, size in tensors if name.endswith("embed_tokens.weight")), default=0)
     # For Gemma 3 the converter counts the tokens here, whether it writes a tokenizer or not (conversion/gemma.py:169).
-    write_json(folder / "tokenizer.json", {"model": {"vocab": list(range(rows))}, "added_tokens": []})
+    write_plain_json(folder / "tokenizer.json", {"model": {"vocab": list(range(rows))}, "added_tokens": []})
     write_ghost_shard(folder / "model.safetensors", tensors)
     return outtype_of_shape(shape)
 

@@ -33,6 +33,7 @@ from ollamake.hub_offline import not_pinned
 from ollamake.hub_requests import HubRepository, Patience, RepositoryState
 from ollamake.hub_snapshot import cached_state
 from ollamake.pinned_sources import FORMAT
+from ollamake.record_seal import read_record
 from ollamake.safetensors_header import read_header
 from ollamake.source_files import small_files
 
@@ -101,15 +102,15 @@ def pin_sources(
 
 def read_former(path: Path) -> dict[str, Any] | None:
     """Return an earlier sources.json, None if there is none, or one that is damaged, which is logged."""
+    if not path.exists():
+        return None
     try:
-        former = json.loads(path.read_text(encoding="utf-8"))
+        former = read_record(path)
         if former["format"] != FORMAT:
             raise ValueError(f"its format is {former['format']!r}, not {FORMAT}")
         for source in [former["base"], *former["adapters"]]:
             if source is not None:
                 _require_source(source)
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, TypeError, KeyError, OllamakeError) as error:
         log.warning("warning: %s is damaged (%s): its sources are pinned anew", path, error)
         return None

@@ -13,14 +13,18 @@ import re
 import subprocess
 import time
 from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ollamake.damage import DamagedFile
 from ollamake.errors import OllamakeError
 from ollamake.importance_file import chunks_of_partial, read_importance, write_partial
 from ollamake.llama_cpp_programs import program_identity
 from ollamake.progress import progress_bar
+from ollamake.proven_inputs import Recorded, proven
 
 log = logging.getLogger("ollamake")
 
@@ -48,6 +52,17 @@ class Calibration:
     chunks: int
     context: int
     parse_special: bool
+
+
+@contextmanager
+def of_whole_files(files: Iterable[Recorded], partial: Path) -> Iterator[None]:
+    """Prove the files that the block reads; nothing that was found out with a damaged one is gone on with."""
+    try:
+        with proven(files):
+            yield
+    except DamagedFile:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def compute_importance(

@@ -1,7 +1,8 @@
 """llama.cpp's source at one pinned version: fetched, checked, unpacked, compiled.
 
 The source distribution of llama-cpp-python carries the whole of llama.cpp, programs and Python converters alike, so one
-file with one sha256 pins them all to one version. pip fetches it, hence from wherever the user's pip is set up to look.
+file with one sha256 pins them all to one version. pip fetches it, hence from wherever the user's pip is set up to look; where
+there is no network it is a file that the user brought (`tools.llama_cpp_sdist`), of the same sha256.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zlib
 from collections import deque
+from importlib.util import find_spec
 from pathlib import Path
 
 from ollamake.errors import OllamakeError
@@ -27,6 +30,10 @@ SDIST_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
 _NOT_NEEDED = ("docs/", "media/", "models/")
 """Parts of the tree that neither the programs nor the converters read (a third of its size)."""
 
+_LARGEST_TREE = 1 << 30
+"""Bytes: ten times what the tree has."""
+_BACKEND = "scikit_build_core"
+
 _CMAKE_OPTIONS = {
     "CMAKE_BUILD_TYPE": "Release",
     # One self-contained file a program: it can be copied and needs no library path.
@@ -36,6 +43,9 @@ _CMAKE_OPTIONS = {
     "GGML_NATIVE": "OFF",
     "LLAMA_BUILD_TESTS": "OFF",
     "LLAMA_BUILD_EXAMPLES": "OFF",
+    # The page of llama-server would be downloaded as it is at that time, or built with npm; nobody looks at it here.
+    "LLAMA_BUILD_UI": "OFF",
+    "LLAMA_USE_PREBUILT_UI": "OFF",
 }
 
 
@@ -44,38 +54,66 @@ def fetch_sdist(folder: Path) -> Path:
 
     Raises OllamakeError if pip cannot get it or its sha256 is not the pinned one.
     """
+    # pip runs a source distribution to learn its metadata, even to download it. Its sha256 is checked before that, and it is
+    # run with the backend that requirements.txt has installed, not with one that pip would fetch unasked.
+    if find_spec(_BACKEND) is None:
+        raise OllamakeError(
+            f"pip needs {_BACKEND} to download the source of llama.cpp, and it is not installed. Run"
+            " `pip install -r requirements.txt`, or put the .tar.gz here and name it in tools.llama_cpp_sdist."
+        )
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
-    command += ["--no-binary", PACKAGE, f"{PACKAGE}=={VERSION}", "--dest", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command += ["--no-binary", PACKAGE, "--no-build-isolation", "--require-hashes", "--dest", str(folder)]
+    asked = folder / "requirements.txt"
+    asked.write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{SDIST_SHA256}\n", encoding="utf-8")
+    done = subprocess.run([*command, "--requirement", str(asked)], capture_output=True, text=True, check=False)
     files = sorted(folder.glob("*.tar.gz"))
     if done.returncode or len(files) != 1:
         raise OllamakeError(
             f"pip could not download the source of llama.cpp ({PACKAGE} {VERSION}).\n{done.stderr.strip()[-2000:]}\n"
-            "Without a package index: put llama.cpp's programs on PATH, or set tools.llama_cpp to a folder with them;"
-            " or put the .tar.gz into a folder and set PIP_FIND_LINKS to it."
+            "Without a package index: put llama.cpp's programs on PATH, or set tools.llama_cpp to a folder with them; or put"
+            f" {PACKAGE.replace('-', '_')}-{VERSION}.tar.gz here and name it in tools.llama_cpp_sdist."
         )
-    found = sha256_of(files[0])
-    if found != SDIST_SHA256:
-        raise OllamakeError(
-            f"{files[0].name} is not the file that was pinned: sha256 {found}, expected {SDIST_SHA256}."
-            " The package index gives something else than it should; nothing of it is used."
-        )
+    require_pinned(files[0], "The package index gives something else than it should")
     return files[0]
 
 
+def require_pinned(sdist: Path, reason: str) -> None:
+    """Raise OllamakeError unless a file is the pinned source distribution; ``reason`` says why it may not be."""
+    if not sdist.is_file():
+        raise OllamakeError(f"{reason}: {sdist} is not there. Expected {PACKAGE} {VERSION} as .tar.gz.")
+    found = sha256_of(sdist)
+    if found != SDIST_SHA256:
+        raise OllamakeError(
+            f"{sdist.name} is not the file that was pinned: sha256 {found}, expected {SDIST_SHA256}."
+            f" {reason}; nothing of it is used."
+        )
+
+
 def unpack(sdist: Path, folder: Path) -> int:
-    """Unpack llama.cpp's tree out of the source distribution into ``folder``; return the number of files."""
+    """Unpack llama.cpp's tree out of the source distribution into ``folder``; return the number of files.
+
+    Only files are taken: no links, no devices. Raises OllamakeError for a path out of the folder, for more bytes than the tree
+    has, and for what is no archive.
+    """
     root = f"llama_cpp_python-{VERSION}/vendor/llama.cpp/"
-    count = 0
-    with tarfile.open(sdist) as archive:
-        for member in archive:
-            inside = member.name.removeprefix(root)
-            if inside == member.name or not member.isfile() or inside.startswith(_NOT_NEEDED):
-                continue
-            member.name = inside
-            # "data" refuses paths out of the folder, links out of it and device files (PEP 706).
-            archive.extract(member, folder, filter="data")
-            count += 1
+    count = size = 0
+    try:
+        with tarfile.open(sdist) as archive:
+            for member in archive:
+                inside = member.name.removeprefix(root)
+                if inside == member.name or not member.isfile() or inside.startswith(_NOT_NEEDED):
+                    continue
+                size += member.size
+                if size > _LARGEST_TREE:
+                    raise OllamakeError(
+                        f"{sdist} unpacks to more than {_LARGEST_TREE} bytes; it is not llama.cpp's source."
+                    )
+                member.name = inside
+                # "data" refuses paths out of the folder, absolute ones too, and takes no owner or odd mode (PEP 706).
+                archive.extract(member, folder, filter="data")
+                count += 1
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise OllamakeError(f"{sdist} cannot be unpacked: {error}.") from error
     return count
 
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from ollamake.errors import OllamakeError
 from ollamake.html_page import element, page
+from ollamake.record_seal import read_sealed_text
 
 
 def markdown_page(title: str, file: Path) -> str:
@@ -22,7 +23,7 @@ def markdown_page(title: str, file: Path) -> str:
     Pictures are read from the disk, relative to the file. Raises OllamakeError for one that is not there.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = parser.parse(file.read_text(encoding="utf-8"))
+    tokens = parser.parse(read_sealed_text(file))
     for token in tokens:
         for child in token.children or ():
             if child.type == "image":

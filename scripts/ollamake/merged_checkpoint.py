@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ollamake.damage import DamagedFile
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
+from ollamake.proven_inputs import Recorded
+from ollamake.record_seal import read_record
 
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+
+
+def read_model_files(manifest: Path) -> dict[str, Any]:
+    """Return what model_files.json says of the small files beside it, once each of them has the sha256 that stands there."""
+    record: dict[str, Any] = read_record(manifest)
+    folder = manifest.parent
+    changed = [
+        name
+        for name, expected in record["files"].items()
+        if not (folder / name).is_file() or sha256_of(folder / name) != expected["sha256"]
+    ]
+    if changed:
+        raise DamagedFile(
+            folder, f"{', '.join(changed)} missing or changed since these files were written there", [manifest]
+        )
+    return record
+
+
+def recorded_shards(folder: Path, records: Iterable[Path]) -> list[Recorded]:
+    """Return the merged shards in a folder with the sha256 that the records of their merges have."""
+    written = (read_record(record)["output"] for record in records)
+    return [Recorded.by(folder / output["file"], output) for output in written]
 
 
 def require_whole(manifest: Path, plan: dict[str, Any]) -> int:
@@ -18,17 +43,7 @@ def require_whole(manifest: Path, plan: dict[str, Any]) -> int:
     Small files are compared by sha256, shards by the bytes that their tensors need. Returns the bytes of all tensors.
     """
     folder = manifest.parent
-    files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    changed = [
-        name
-        for name, expected in files.items()
-        if not (folder / name).is_file() or sha256_of(folder / name) != expected["sha256"]
-    ]
-    if changed:
-        raise OllamakeError(
-            f"{folder} does not hold the files that were written there: {', '.join(changed)} missing or changed since."
-            " Run again with `--forcerun write_model_files`."
-        )
+    read_model_files(manifest)
     total = 0
     for shard in plan["shards"]:
         path = folder / shard["file"]

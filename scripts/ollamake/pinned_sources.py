@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ollamake.errors import OllamakeError
-from ollamake.json_object import read_json_object
+from ollamake.record_seal import read_record
 
 FORMAT = 1
 """Of sources.json; another one has what is there pinned again."""
@@ -68,7 +68,7 @@ def pinned_sources(file: Path) -> dict[str, PinnedSource]:
 @cache
 def _read(file: Path, size: int, mtime_ns: int) -> dict[str, PinnedSource]:
     """Read once a process, however many jobs look."""
-    pins = read_json_object(file)
+    pins = read_record(file)
     try:
         sources = [_source(one) for one in (pins["base"], *pins["adapters"]) if one is not None]
     except (KeyError, TypeError, ValueError) as error:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ollamake.errors import OllamakeError
+from ollamake.record_seal import read_record
 
 
 def quantization_of_plan(file: Path) -> str:
     """Return the type that a plan.json recommends. Raises OllamakeError with the plan's own words if it recommends none."""
-    plan = json.loads(file.read_text(encoding="utf-8"))
+    plan = read_record(file)
     if plan["recommendation"] is None:
         raise OllamakeError(
             f"models.{plan['model']}.quantizations is auto, but {plan['no_recommendation'].rstrip('.')}."

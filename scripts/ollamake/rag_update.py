@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ollamake.create_request import request_of_marker
+from ollamake.damage import DamagedFile
 from ollamake.errors import OllamakeError
 from ollamake.ollama_server import OllamaServer
 from ollamake.rag_check import KEYS
 from ollamake.rag_file import backups_of, keep_backup, read_rag_file, replace_rag_file
+from ollamake.record_seal import read_record
 from ollamake.registration import marker_differences
 from ollamake.yaml_edit import Found, look_up, set_values
 from ollamake.yaml_places import Value
@@ -28,9 +30,11 @@ _LOOPBACK = re.compile(r"(?<=://)(localhost|127\.\d+\.\d+\.\d+|0\.0\.0\.0|\[::1?
 def read_marker(file: Path) -> dict[str, Any]:
     """Return a registration marker. Raises OllamakeError if there is none."""
     try:
-        marker: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        marker: dict[str, Any] = read_record(file)
         request_of_marker(marker)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DamagedFile:
+        raise
+    except (OllamakeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise OllamakeError(
             f"{file}: expected the marker of a registered model ({error!r}). Register it: snakemake registered."
         ) from error

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ollamake.atomic_write import write_json, write_text
+from ollamake.atomic_write import write_json, write_plain_json, write_sealed_text
+from ollamake.file_digest import sha256_of
 from ollamake.generation_defaults import generation_parameters, special_tokens
 from ollamake.json_object import read_json_object
 from ollamake.model_files import chat_template_of
@@ -79,15 +80,16 @@ def write_serving_files(sources: Sources, plan: Mapping[str, Any], output: Path)
     services = compose_services(
         served, room, sources.spec["port"], str(config_file), places_to_mount(read, folder), tgi
     )
-    write_text(config_file, vllm_yaml(arguments, [*_for_vllm(sources, config_file, room.context), "", *header]))
-    write_text(folder / "compose.yaml", compose_yaml(services, [*_for_compose(folder, no_tgi), "", *header]))
-    write_json(tokenizer_config, _with_template(sources.merged))
+    write_sealed_text(config_file, vllm_yaml(arguments, [*_for_vllm(sources, config_file, room.context), "", *header]))
+    write_sealed_text(folder / "compose.yaml", compose_yaml(services, [*_for_compose(folder, no_tgi), "", *header]))
+    write_plain_json(tokenizer_config, _with_template(sources.merged))
     warnings = list(room.sentences[1:])
     if room.fits is False:
         warnings.insert(0, room.sentences[0])
     for sentence in (*room.sentences, *([f"no service for TGI: {'; '.join(no_tgi)}"] if no_tgi else [])):
         log.info("%s %s: %s", sources.name, sources.checkpoint, sentence)
     record = {
+        "files": {tokenizer_config.name: sha256_of(tokenizer_config)},
         "name": sources.name,
         "checkpoint": sources.checkpoint,
         "vllm": {"version": VERSION, "arguments": arguments},

@@ -7,7 +7,6 @@ the latter names are condensed: ``layers.{0..63}.mlp`` stands for the 64 names w
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ import yaml
 from ollamake.atomic_write import write_json
 from ollamake.checkpoint import read_checkpoint
 from ollamake.errors import OllamakeError
+from ollamake.record_seal import read_record
 from ollamake.safetensors_header import BITS
 
 MAX_TENSORS = 1_000_000
@@ -58,7 +58,7 @@ def read_shape(path: Path) -> Shape:
     """Read a shape that came with ollamake (.yaml) or was fetched (.json). Raises OllamakeError naming the file."""
     try:
         text = path.read_text(encoding="utf-8")
-        value = yaml.load(text, _StrictLoader) if path.suffix == _SHIPPED else json.loads(text)
+        value = yaml.load(text, _StrictLoader) if path.suffix == _SHIPPED else read_record(path)
     except OSError as error:
         raise OllamakeError(f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:

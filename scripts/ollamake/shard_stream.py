@@ -8,15 +8,17 @@ Tensors that keep their dtype and meet no edit go from the first to the last as 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import torch
 
 from ollamake.atomic_write import FlushBehind, open_atomically
+from ollamake.damage import replaced_source
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
 from ollamake.free_disk import require_free_disk
@@ -34,12 +36,15 @@ Planned = dict[str, Any]
 Bytes = bytes | bytearray | memoryview
 
 
-def merge_shard(plan: Planned, shard_name: str, output: Path, threads: int) -> dict[str, Any]:
+def merge_shard(
+    plan: Planned, shard_name: str, output: Path, threads: int, known: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
     """Write the merged shard ``shard_name`` of a merge plan to ``output`` and return its record.
 
     The record has path, size, mtime_ns and sha256 of the files read, size and sha256 of the output, and statistics of
-    each edited tensor. The same inputs give the same bytes for any number of threads. Raises OllamakeError if the base
-    changed since it was planned, for values that cannot be stored, and when the disk has no room.
+    each edited tensor. The same inputs give the same bytes for any number of threads. ``known``: path -> sha256 of files
+    that have been read before, or are pinned. Raises OllamakeError if the base changed since it was planned, if a file has
+    other bytes than ``known`` says, for values that cannot be stored, and when the disk has no room.
     """
     shard = next((shard for shard in plan["shards"] if shard["file"] == shard_name), None)
     if shard is None:
@@ -74,10 +79,15 @@ def merge_shard(plan: Planned, shard_name: str, output: Path, threads: int) -> d
                         statistics[planned["name"]] = {"kind": " + ".join(kinds), **found.as_json()}
                 for _ in own:  # what no output needed is read all the same, for the sha256
                     pass
+        read = {
+            "base": _file_entry(base, before, source.sha256()),
+            "others": [_file_entry(path, path.stat(), digests[path].result()) for path in _others(shard, base)],
+            "adapters": [_file_entry(path, path.stat(), digests[path].result()) for path in paths],
+        }
+        for entry in (read["base"], *read["others"], *read["adapters"]):
+            _require_known(entry, known)
     return {
-        "base": _file_entry(base, before, source.sha256()),
-        "others": [_file_entry(path, path.stat(), digests[path].result()) for path in _others(shard, base)],
-        "adapters": [_file_entry(path, path.stat(), digests[path].result()) for path in paths],
+        **read,
         "output": {"file": shard_name, "size": target.size, "sha256": target.sha256()},
         "tensors": statistics,
     }
@@ -255,6 +265,13 @@ def _others(shard: Planned, base: Path) -> list[Path]:
 
 def _file_entry(path: Path, status: Any, digest: str) -> dict[str, Any]:
     return {"path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest}
+
+
+def _require_known(entry: Mapping[str, Any], known: Mapping[str, str]) -> None:
+    """Raise OllamakeError before the shard is published if a file is another than its size and time say."""
+    path = entry["path"]
+    if entry["sha256"] != known.get(path, entry["sha256"]):
+        raise replaced_source(path, known[path], entry["sha256"])
 
 
 def _as_bytes(tensor: torch.Tensor) -> memoryview:

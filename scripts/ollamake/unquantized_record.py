@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ollamake.errors import OllamakeError
+from ollamake.record_seal import read_record
 
 
 def unquantized_record(conversion: Mapping[str, Any], spec: str) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def unquantized_record(conversion: Mapping[str, Any], spec: str) -> dict[str, An
 
 def require_the_same(conversion: Path, record: Path) -> None:
     """Raise OllamakeError if what was converted last is not what the record says, by sha256."""
-    converted, recorded = (json.loads(file.read_text(encoding="utf-8"))["sha256"] for file in (conversion, record))
+    converted, recorded = (read_record(file)["sha256"] for file in (conversion, record))
     if converted != recorded:
         raise OllamakeError(
             f"{conversion}: expected the unquantized GGUF that {record} tells of, with sha256 {recorded}; found one with"

@@ -18,6 +18,7 @@ from ollamake.answers_plot import draw_answers
 from ollamake.errors import OllamakeError
 from ollamake.ollama_server import OllamaServer
 from ollamake.questions import Question
+from ollamake.record_seal import read_record
 
 
 class ServerStandIn:
@@ -269,7 +270,7 @@ def run_scripts(folder: Path, min_score: str, key: str = KEY, on_fail: str = "st
 
 
 def written(folder: Path, name: str) -> Any:
-    return json.loads((folder / name).read_text(encoding="utf-8"))
+    return read_record(folder / name)
 
 
 def test_the_scripts_write_scores_table_picture_and_verdict(tmp_path: Path) -> None:

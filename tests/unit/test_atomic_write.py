@@ -1,6 +1,5 @@
 """A file appears whole or not at all, and the same value gives the same bytes."""
 
-import json
 import os
 import subprocess
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 
 from ollamake import atomic_write
 from ollamake.atomic_write import FlushBehind, open_atomically, temporary_beside, write_json, write_text
+from ollamake.record_seal import read_record
 
 
 def test_nothing_under_the_final_name_until_done(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_json_is_the_same_bytes_for_the_same_value(tmp_path: Path) -> None:
     write_json(tmp_path / "b", {"a": [1.5, None], "b": "道路"})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert "道路" in (tmp_path / "a").read_text(encoding="utf-8")
-    assert json.loads((tmp_path / "a").read_text(encoding="utf-8")) == {"a": [1.5, None], "b": "道路"}
+    assert read_record(tmp_path / "a") == {"a": [1.5, None], "b": "道路"}
 
 
 @pytest.mark.parametrize("supported", [True, False])

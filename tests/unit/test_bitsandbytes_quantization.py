@@ -395,7 +395,9 @@ def large_shard(folder: Path, layers: int, width: int) -> None:
     config.dtype = torch.bfloat16
     config.save_pretrained(folder / "base")
     merged(folder / "base", folder)
-    (folder / "merge.json").write_text(json.dumps({"output": {}}), encoding="utf-8")
+    (shard,) = (folder / "merged").glob("*.safetensors")
+    record = {"output": {"sha256": sha256_of(shard)}}
+    (folder / "merge.json").write_text(json.dumps(record), encoding="utf-8")
 
 
 def command(folder: Path, precision: str) -> list[str]:

@@ -24,6 +24,7 @@ from ollamake.demo_base import save_tokenizer
 from ollamake.demo_text import CHAT_TEMPLATE, train_tokenizer
 from ollamake.errors import OllamakeError
 from ollamake.perplexity_faults import require_enough_chunks
+from ollamake.record_seal import read_record
 
 LINES = [f"{n}. The design speed is {40 + n} km/h; 最小曲線半径は{100 + 7 * n}mです。" for n in range(200)]
 TEXT = "\n".join(LINES) + "\n"
@@ -64,7 +65,7 @@ def prepare(tmp_path: Path, folder: Path) -> Callable[..., dict[str, Any]]:
             arguments += [flag, *group] if group else []
         arguments += ["--chunks", str(chunks), "--context", str(context), "--output", str(tmp_path / "out.txt")]
         script.main([*arguments, "--record", str(tmp_path / "out.json")])
-        record: dict[str, Any] = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+        record: dict[str, Any] = read_record(tmp_path / "out.json")
         return record
 
     return prepared
@@ -262,7 +263,7 @@ def test_tokens_of_pieces_are_those_of_the_whole(
         script.main(["--purpose", "calibration", "--key", KEY, "--context", "2", *arguments])
     whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer)(text, add_special_tokens=False, verbose=False)
     assert (folder / "out.txt").read_bytes().decode() == text
-    found = json.loads((folder / "out.json").read_text())["tokens"]
+    found = read_record(folder / "out.json")["tokens"]
     slack = 0 if kind == "byte-level" else len(text) // piece
     assert abs(found - len(whole["input_ids"])) <= slack
 

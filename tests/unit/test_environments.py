@@ -27,6 +27,7 @@ OF_TRANSFORMERS = {"sentencepiece", "protobuf", "accelerate"}
 """What transformers imports where a tokenizer or a quantized checkpoint is of that kind."""
 PROGRAMS_RUN = {
     "build_llama_cpp": {"cmake", "ninja"},
+    "fetch_llama_cpp": {"scikit-build-core"},
     "convert_to_gguf": OF_THE_CONVERTER,
     "convert_adapter_to_gguf": OF_THE_CONVERTER,
     "measure_ghost": OF_THE_CONVERTER,

@@ -29,6 +29,7 @@ from ollamake.hub_download import fetch_file
 from ollamake.hub_headers import fetch_headers
 from ollamake.hub_pin import pin_sources
 from ollamake.merge_plan import plan_merge
+from ollamake.record_seal import read_record
 from ollamake.safetensors_header import read_header
 from ollamake.source_files import source_files
 
@@ -53,7 +54,7 @@ def fetch(hub: HubStandIn, tmp_path: Path) -> Callable[..., dict[str, Any]]:
         commit = hub.models["org/model"].commit
         options = {"endpoint": endpoint or hub.address, "patience": HURRIED}
         write_json(folder / "headers.json", fetch_headers("org/model", commit, weights, folder, **options))
-        return json.loads((folder / "headers.json").read_text())
+        return read_record(folder / "headers.json")
 
     return fetching
 

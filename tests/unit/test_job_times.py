@@ -12,6 +12,7 @@ import pytest
 import estimate_times
 from ollamake.job_times import NEWEST, estimate, in_words, merge_kind, throughput, times_of_build
 from ollamake.quantization_types import QUANTIZATION_TYPES
+from ollamake.record_seal import read_record
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
 GB = 10**9
@@ -170,7 +171,7 @@ def test_the_times_of_a_build_are_a_file(machine: Machine, tmp_path: Path) -> No
     (tmp_path / "ghost.json").write_text(json.dumps(ghost()))
     arguments = ["--ghost", tmp_path / "ghost.json", "--benchmarks", machine.benchmarks, "--results", machine.results]
     estimate_times.main([*map(str, arguments), "--output", str(tmp_path / "times.json")])
-    times = json.loads((tmp_path / "times.json").read_text())
+    times = read_record(tmp_path / "times.json")
     assert times == times_of_build(ghost(), machine.found())
     assert [one["job"] for one in times["shared"]] == ["merge_shard", "convert_to_gguf"]
     assert times["shared"][0]["seconds"] == pytest.approx(2 + 64 * 10)

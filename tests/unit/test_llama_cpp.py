@@ -4,8 +4,11 @@ import io
 import json
 import os
 import re
+import socket
 import stat
+import subprocess
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from ollamake.free_disk import free_bytes, require_free_disk
 from ollamake.gguf_conversion import convert, outtype_for, require_own_head
 from ollamake.gguf_quantization import quantize, type_argument
 from ollamake.gguf_record import estimated_size, gguf_record
+from ollamake.licenses import license_texts
 from ollamake.llama_cpp_patch import PATCH
 from ollamake.llama_cpp_programs import find_converter, find_program, program_identity
 from ollamake.llama_cpp_source import (
@@ -105,9 +109,150 @@ def test_unpack_takes_only_the_tree(tmp_path: Path) -> None:
     assert files == ["CMakeLists.txt", "src/a.cpp"]
 
 
-def test_unpack_does_not_leave_its_folder(tmp_path: Path) -> None:
-    with pytest.raises(tarfile.OutsideDestinationError):
-        unpack(sdist(tmp_path, {"vendor/llama.cpp/../../../../../outside": b"x"}), tmp_path / "tree")
+ROOT = f"llama_cpp_python-{VERSION}/vendor/llama.cpp"
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    """Return a member as a hostile archive may have it."""
+    found = tarfile.TarInfo(name)
+    found.type, found.linkname, found.mode = kind, target, 0o6777
+    return found
+
+
+HOSTILE = {
+    "absolute path": [member(f"{ROOT}//outside")],
+    "path upwards": [member(f"{ROOT}/../../../outside")],
+    "link out, and a file through it": [
+        member(f"{ROOT}/out", tarfile.SYMTYPE, "../.."),
+        member(f"{ROOT}/out/outside"),
+    ],
+    "hard link out": [member(f"{ROOT}/outside", tarfile.LNKTYPE, "/etc/passwd")],
+    "device": [member(f"{ROOT}/outside", tarfile.CHRTYPE)],
+    "pipe": [member(f"{ROOT}/outside", tarfile.FIFOTYPE)],
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_archive_writes_nothing_outside(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "sdist.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for one in HOSTILE[kind]:
+            archive.addfile(one)
+    (tmp_path / "a/b").mkdir(parents=True)
+    # Refused in one message, or what is harmless of it taken; nothing else happens.
+    with suppress(OllamakeError):
+        unpack(path, tmp_path / "a/b/tree")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "sdist.tar.gz"]
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["b"]
+    for file in (tmp_path / "a/b/tree").rglob("*"):
+        assert not file.is_symlink()
+        assert file.is_dir() or (file.is_file() and file.stat().st_mode & 0o7022 == 0 and file.stat().st_nlink == 1)
+
+
+@pytest.mark.parametrize("kind", ["absolute path", "path upwards"])
+def test_a_path_out_of_the_folder_is_refused_or_put_into_it(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "sdist.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        archive.addfile(HOSTILE[kind][0])
+    if kind == "path upwards":
+        with pytest.raises(OllamakeError, match=r"sdist\.tar\.gz cannot be unpacked: .*outside the destination"):
+            unpack(path, tmp_path / "tree")
+    else:
+        assert unpack(path, tmp_path / "tree") == 1
+        assert (tmp_path / "tree/outside").is_file()
+
+
+def test_an_archive_that_grows_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama_cpp_source, "_LARGEST_TREE", 1000)
+    archive = sdist(tmp_path, {f"vendor/llama.cpp/{number}": bytes(400) for number in range(5)})
+    with pytest.raises(OllamakeError, match="unpacks to more than 1000 bytes"):
+        unpack(archive, tmp_path / "tree")
+    assert len(list((tmp_path / "tree").iterdir())) == 2
+
+
+def test_an_archive_that_was_cut_short_ends_in_one_message(tmp_path: Path) -> None:
+    archive = sdist(tmp_path, {"vendor/llama.cpp/a": os.urandom(100_000)})
+    archive.write_bytes(archive.read_bytes()[:50_000])
+    with pytest.raises(OllamakeError, match=r"sdist\.tar\.gz cannot be unpacked"):
+        unpack(archive, tmp_path / "tree")
+
+
+def patched(folder: Path) -> Path:
+    """Return an archive with the files that are changed after they are unpacked."""
+    names: dict[str, bytes] = {}
+    for one in PATCH:
+        name = f"vendor/llama.cpp/{one.file}"
+        names[name] = names.get(name, b"") + one.old.encode()
+    return sdist(folder, names)
+
+
+def test_a_file_that_the_user_brought_is_taken_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = patched(tmp_path)
+    monkeypatch.setattr(llama_cpp_source, "SDIST_SHA256", sha256_of(archive))
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("it asked the network"))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("it ran a program"))
+    fetch_llama_cpp.main(["--output-dir", str(tmp_path / "out"), "--sdist", str(archive)])
+    assert (tmp_path / "out/source.json").is_file()
+    assert {one.file for one in PATCH} == {
+        file.relative_to(tmp_path / "out/source").as_posix()
+        for file in (tmp_path / "out/source").rglob("*")
+        if file.is_file()
+    }
+
+
+def test_a_file_of_another_sha256_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    archive = patched(tmp_path)
+    with pytest.raises(OllamakeError, match=r"is not the file that was pinned: sha256 .*tools\.llama_cpp_sdist names"):
+        fetch_llama_cpp.main(["--output-dir", str(tmp_path / "out"), "--sdist", str(archive)])
+    with pytest.raises(OllamakeError, match=r"tools\.llama_cpp_sdist names another file: .*none\.tar\.gz is not there"):
+        fetch_llama_cpp.main(["--output-dir", str(tmp_path / "out"), "--sdist", str(tmp_path / "none.tar.gz")])
+    assert [file.name for file in (tmp_path / "out").iterdir()] == []
+
+
+def test_pip_checks_the_sha256_before_it_runs_anything_of_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip runs the build backend of a source distribution to download it: a false one must not get that far."""
+    found = tmp_path / "found"
+    found.mkdir()
+    name = f"llama_cpp_python-{VERSION}"
+    ran = tmp_path / "ran"
+    files = {
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
+        "backend.py": f"open({str(ran)!r}, 'w').close()\n",
+        "PKG-INFO": f"Metadata-Version: 2.1\nName: llama-cpp-python\nVersion: {VERSION}\n",
+    }
+    with tarfile.open(found / f"{name}.tar.gz", "w:gz") as archive:
+        for file, text in files.items():
+            one = tarfile.TarInfo(f"{name}/{file}")
+            one.size = len(text)
+            archive.addfile(one, io.BytesIO(text.encode()))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(found))
+    monkeypatch.setattr(llama_cpp_source, "find_spec", lambda _: True)
+    (tmp_path / "to").mkdir()
+    with pytest.raises(OllamakeError, match=r"could not download[\s\S]*DO NOT MATCH THE HASHES"):
+        fetch_sdist(tmp_path / "to")
+    assert not ran.exists()
+
+
+def test_the_build_backend_that_pip_needs_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama_cpp_source, "find_spec", lambda _: None)
+    with pytest.raises(OllamakeError, match=r"scikit_build_core .*pip install -r requirements\.txt"):
+        fetch_sdist(tmp_path)
+
+
+def test_licences_lie_beside_the_programs(tmp_path: Path) -> None:
+    texts = {"LICENSE": "MIT of llama.cpp", "licenses/LICENSE-jsonhpp": "MIT of json", "vendor/b/LICENSE": "MIT of b"}
+    for name, text in (texts | {"vendor/stb/stb.h": "/* public domain */"}).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    written = license_texts(tmp_path)
+    assert written.startswith("LICENSE\n=======\n\nMIT of llama.cpp\n")
+    assert [written.index(text) for text in texts.values()] == sorted(written.index(text) for text in texts.values())
+    assert "vendor/stb\n==========\n\nStands in its files: stb.h.\n" in written
 
 
 def test_what_is_fetched_is_changed_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +283,7 @@ def test_another_file_than_the_pinned_is_refused(tmp_path: Path, monkeypatch: py
 def test_no_package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = type("Done", (), {"returncode": 1, "stderr": "no matching distribution"})
     monkeypatch.setattr(llama_cpp_source.subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(OllamakeError, match=r"(?s)no matching distribution.*PIP_FIND_LINKS"):
+    with pytest.raises(OllamakeError, match=r"(?s)no matching distribution.*tools.llama_cpp_sdist"):
         fetch_sdist(tmp_path)
 
 

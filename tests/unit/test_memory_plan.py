@@ -19,6 +19,7 @@ from ollamake.memory_formula import memory_by_formula
 from ollamake.memory_plan import memory_plan
 from ollamake.plan_sentences import asked as asked_for
 from ollamake.published_quality import CANDIDATES, by_quality
+from ollamake.record_seal import read_record
 
 A100 = gpu(36, "A100-40GB")
 
@@ -536,7 +537,7 @@ def test_entry_point_writes_the_plan(tmp_path: Path, caplog: pytest.LogCaptureFi
     ]
     with caplog.at_level(logging.WARNING, "ollamake"):
         plan_memory.main(["--name", "m", *arguments])
-    written = json.loads(output.read_text("utf-8"))
+    written = read_record(output)
     assert written == memory_plan("m", qwen_32b(), [qwen_32b(name="org/other")], asked)
     assert caplog.messages == written["warnings"]
     assert set(written) == {
