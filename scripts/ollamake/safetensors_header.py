@@ -30,6 +30,8 @@ _MOST = 2**63 - 1
 """What torch, numpy and the library can count."""
 _MOST_DIMENSIONS = 64
 """Of a tensor of torch and of numpy."""
+_MOST_OF_NAME = 4_096
+"""Characters: names are taken apart by patterns, which take long for a name without end."""
 _SHOWN = 200
 """Characters of what a message shows of a header."""
 _REPR = reprlib.Repr()
@@ -140,6 +142,8 @@ def header_bytes(tensors: list[tuple[str, str, tuple[int, ...]]]) -> bytes:
 
 def _entry(name: str, value: Any) -> TensorEntry:
     """Return a tensor of a header. Raises ValueError if it is none."""
+    if len(name) > _MOST_OF_NAME:
+        raise ValueError(f"the name of a tensor has {len(name)} characters ({_short(name)})")
     fields = value if isinstance(value, dict) else {}
     dtype, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not (isinstance(dtype, str) and isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2):
