@@ -7,15 +7,16 @@ of peft 0.21's LoraConfig (peft/tuners/lora/config.py). Other methods than LoRA 
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ollamake.adapter_options import malformed
 from ollamake.errors import OllamakeError
+from ollamake.foreign_pattern import matches_whole
+from ollamake.json_object import read_json
 from ollamake.peft_methods import is_plain_lora, refusal
 from ollamake.safetensors_header import SafetensorsHeader
 from ollamake.source_files import adapter_weights
@@ -71,8 +72,11 @@ class Adapter:
         return list(indices or [])
 
     def _matching(self, key: str, name: str) -> list[Any]:
-        """Return the values of all patterns that match as in peft (get_pattern_key in peft/utils/other.py), in order."""
-        return [value for pattern, value in (self.config.get(key) or {}).items() if _matches(pattern, name)]
+        """Return the values of all patterns that match, in order."""
+        place = f"{self.folder / 'adapter_config.json'}: {key}"
+        return [
+            value for pattern, value in (self.config.get(key) or {}).items() if matches_module(pattern, name, place)
+        ]
 
 
 def read_adapter(folder: Path, weight: float = 1.0) -> Adapter:
@@ -81,26 +85,24 @@ def read_adapter(folder: Path, weight: float = 1.0) -> Adapter:
     Raises OllamakeError for a kind or an option that cannot be merged, saying why and what to do, and for damaged files.
     """
     path = folder / "adapter_config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OllamakeError(f"{path} cannot be read as JSON: {error}") from error
+    config = read_json(path)
     if not isinstance(config, dict):
         raise OllamakeError(f"{path} is not the configuration of a PEFT adapter: expected a JSON object.")
+    if fault := malformed(config):
+        raise OllamakeError(f"{path}: {fault}. Copy the file from the checkpoint again, or correct it.")
     reason = refusal(config)
     if reason:
         raise OllamakeError(f"{path}: {reason}")
     for key in ("rank_pattern", "alpha_pattern"):
         for pattern in config.get(key) or {}:
-            _matches(pattern, "", path)
+            matches_module(pattern, "", str(path))
     (weights,) = adapter_weights(folder, str(folder))
     return Adapter(folder, config, read_entries(folder / weights), weight)
 
 
-def _matches(pattern: str, name: str, path: Path | None = None) -> bool:
-    try:
-        return re.match(rf"(.*\.)?({pattern})$", name) is not None
-    except re.error as error:
-        raise OllamakeError(
-            f"{path or 'adapter_config.json'}: {pattern!r} is not a regular expression: {error}"
-        ) from error
+def matches_module(pattern: str, name: str, key: str = "adapter_config.json") -> bool:
+    """Whether a pattern of rank_pattern or alpha_pattern is for a module, as in peft (get_pattern_key in utils/other.py).
+
+    Raises OllamakeError naming ``key`` for what is no pattern.
+    """
+    return matches_whole(pattern, name, key, before=r"(.*\.)?")

@@ -23,7 +23,10 @@ def named_base(config: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 def folders_named(name: str, above: list[Path]) -> list[Path]:
     """Return where a base may be that an adapter names by a path: below each of ``above``, or where an absolute path says."""
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:  # ~ of somebody who is not here
+        path = Path(name)
     return list(dict.fromkeys(Path(os.path.normpath(folder / path)) for folder in above))
 
 
@@ -37,7 +40,7 @@ def config_of_named(adapter: Path, config: Mapping[str, Any], shapes: Path | Non
     if name is None:
         return None
     for folder in folders_named(name, [adapter, adapter.parent, Path.cwd()]):
-        if (folder / "config.json").is_file():
+        if os.path.isfile(folder / "config.json"):  # noqa: PTH113 - Path.is_file raises OSError for names that are too long
             return str(folder / "config.json"), read_json_object(folder / "config.json")
     if not is_hub_id(name):
         return None

@@ -30,6 +30,10 @@ _TRANSPOSED_EXPERTS = frozenset({"gpt_oss", "aria", "aria_text", "openai_privacy
 only where the shapes leave it open."""
 
 
+_MOST_NESTED = 4
+"""Updates of one module by target_parameters, of which every order is tried."""
+
+
 class AdapterEdits:
     """Collects the edits of one adapter, and what does not fit, in ``problems``."""
 
@@ -118,6 +122,11 @@ class AdapterEdits:
     def _assigned(self, module: str, updates: list[LowRank]) -> dict[str, LowRank]:
         """Tell which of a module's nested updates is for which parameter: the one of its shape."""
         wanted = self._parameters_of(module)
+        if len(updates) > _MOST_NESTED:
+            self.problems.append(
+                f"{module}: {len(updates)} updates of one module, which no module has the parameters for"
+            )
+            return {}
         outermost_first = list(reversed(wanted))
         for names in permutations(outermost_first, len(updates)):
             pairs = dict(zip(names, updates, strict=True))

@@ -101,7 +101,7 @@ def _quantized_skeleton(
     try:
         with TemporaryDirectory() as folder:
             (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
-            typed = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            typed = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         if typed.dtype not in _DTYPES:
             raise OllamakeError(f"{key}: the merged weights are {typed.dtype}. Set merge.dtype: float16 or bfloat16.")
         with torch.device("meta"):

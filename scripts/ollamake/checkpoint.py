@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,8 +75,8 @@ def read_checkpoint(folder: str, key: str) -> Checkpoint:
     config = read_json_object(path / "config.json")
     block = _block_of(path, config)
     shards = tuple(read_entries(Path(file)) for file in weights)
-    names = [tensor.name for shard in shards for tensor in shard.tensors]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    times = Counter(tensor.name for shard in shards for tensor in shard.tensors)
+    twice = sorted(name for name, count in times.items() if count > 1)
     if twice:
         raise OllamakeError(f"{folder}: tensors stand in more than one shard: {', '.join(twice[:5])}")
     for index in BASE_INDEXES:
@@ -133,7 +134,9 @@ def _require_scales(base: Checkpoint) -> None:
 
 
 def _compare_with_index(folder: Path, file: str, shards: tuple[SafetensorsHeader, ...]) -> None:
-    index = read_json_object(folder / file)["weight_map"]
+    index = read_json_object(folder / file).get("weight_map")
+    if not isinstance(index, dict):
+        raise OllamakeError(f"{folder / file} is not an index of weights: expected `weight_map`. Fetch the file again.")
     found = {tensor.name: shard.path.name for shard in shards for tensor in shard.tensors}
     if index != found:
         differing = sorted(name for name in index.keys() | found.keys() if index.get(name) != found.get(name))

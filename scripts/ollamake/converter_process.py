@@ -1,7 +1,7 @@
-"""The process in which llama.cpp's converter runs: its own code, with two things it does not do by itself.
+"""The process in which llama.cpp's converter runs: its own code, with three things it does not do by itself.
 
-Run as a program, `python converter_process.py CONVERTER ARGUMENTS...`; it imports nothing of this package but the table of
-pre-tokenizers, so that the converter finds the modules of its own tree.
+Run as a program, `python converter_process.py CONVERTER ARGUMENTS...`; it imports little of this package, so that the converter
+finds the modules of its own tree.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ def run_converter(
 
     checkpoint = Path(arguments[0])
     sys.path.insert(0, str(converter.resolve().parent))
+    sys.path.append(str(Path(__file__).parents[1]))
     sys.argv = [str(converter), *arguments]
+    from ollamake.remote_code import forbid_remote_code
+
+    forbid_remote_code()
     try:
         _teach_pre_tokenizer(checkpoint)
         if prepare is not None:
@@ -77,7 +81,6 @@ def _teach_pre_tokenizer(checkpoint: Path) -> None:
             file=sys.stderr,
         )
         return
-    sys.path.append(str(Path(__file__).parents[1]))
     from ollamake.pre_tokenizer import PRE_TOKENIZERS, pre_tokenizer_name
 
     original: Callable[..., str] = TextModel.get_vocab_base_pre

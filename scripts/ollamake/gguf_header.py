@@ -24,6 +24,13 @@ BLOCK_SIZES: dict[int, tuple[int, int]] = {int(kind): sizes for kind, sizes in G
 }
 """Number of a type -> elements and bytes of a block. The last two: ``block_q1_0`` and ``block_q2_0`` of ggml-common.h."""
 
+_MOST_OF_HEADER = 200_000_000
+"""Bytes: ten times those of a vocabulary of 262 k tokens with its merges."""
+_MOST_DIMENSIONS = 4
+"""GGML_MAX_DIMS of ggml.h."""
+_MOST_ELEMENTS = 2**63 - 1
+_SHOWN = 100
+"""Characters of a name that a message shows: it is a stranger's, and may be millions of characters long."""
 _ALIGNMENT = "general.alignment"
 _DEFAULT_ALIGNMENT = 32
 _FORMATS = {
@@ -62,20 +69,19 @@ class GgufHeader:
 def read_gguf_header(path: Path, keys: Collection[str]) -> GgufHeader:
     """Read the metadata ``keys`` and the tensors' table of a GGUF.
 
-    Raises ValueError if it is no GGUF or ends within its header, OSError if it cannot be opened.
+    Raises ValueError if it is no GGUF, ends within its header or before its tensors do, or says what llama.cpp refuses: a name
+    twice, a list of lists, an alignment that is no power of 2, tensors that overlap. OSError if it cannot be opened.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        try:
-            return _Reader(content).header(keys)
-        except struct.error as error:
-            raise ValueError(f"it ends within its header: {error}") from error
+        return _Reader(content).header(keys)
 
 
 class _Reader:
-    """Reads the header from its beginning to its end. Raises ValueError or struct.error where it is none."""
+    """Reads the header from its beginning to its end. Raises ValueError where it is none."""
 
     def __init__(self, content: mmap.mmap) -> None:
         self._content = content
+        self._end = min(len(content), _MOST_OF_HEADER)
         self._offset = 4
         version = self._number("I")
         if content[:4] != b"GGUF" or version not in (2, 3):
@@ -83,48 +89,88 @@ class _Reader:
 
     def header(self, keys: Collection[str]) -> GgufHeader:
         tensors, pairs = self._number("Q"), self._number("Q")
-        values = {}
+        values: dict[str, Any] = {}
+        seen: set[str] = set()
         for _ in range(pairs):
-            key, value = self._string(), self._value(GGUFValueType(self._number("I")))
+            key = self._name(seen, "key")
+            kind = GGUFValueType(self._number("I"))
+            value = self._value(kind, key in keys or key == _ALIGNMENT)
+            if key == _ALIGNMENT and (kind != GGUFValueType.UINT32 or value < 1 or value & (value - 1)):
+                raise ValueError(f"{_ALIGNMENT} is {value}, not a power of 2")
             if key in keys or key == _ALIGNMENT:
                 values[key] = value
-        table = [self._tensor() for _ in range(tensors)]
+        seen = set()
+        table = [self._tensor(seen) for _ in range(tensors)]
         alignment = values.get(_ALIGNMENT, _DEFAULT_ALIGNMENT)
-        if alignment < 1:
-            raise ValueError(f"{_ALIGNMENT} is {alignment}")
-        begin = math.ceil(self._offset / alignment) * alignment
-        return GgufHeader(
-            {key: value for key, value in values.items() if key in keys},
-            [StoredTensor(name, kind, elements, begin + offset) for name, kind, elements, offset in table],
-        )
+        begin = -(-self._offset // alignment) * alignment
+        stored = [StoredTensor(name, kind, elements, begin + offset) for name, kind, elements, offset in table]
+        _require_apart(stored, len(self._content))
+        return GgufHeader({key: value for key, value in values.items() if key in keys}, stored)
 
-    def _tensor(self) -> tuple[str, int, int, int]:
-        name = self._string()
-        elements = math.prod(self._number("Q") for _ in range(self._number("I")))
-        return name, self._number("I"), elements, self._number("Q")
+    def _tensor(self, seen: set[str]) -> tuple[str, int, int, int]:
+        name = self._name(seen, "tensor")
+        count = self._number("I")
+        if count > _MOST_DIMENSIONS:
+            raise ValueError(f"{name[:_SHOWN]!r} has {count} dimensions")
+        shape = [self._number("Q") for _ in range(count)]
+        kind, elements = self._number("I"), math.prod(shape)
+        # As ggml does: rows of whole blocks, and no more elements than can be counted, whatever a size of 0 makes of them.
+        if math.prod(size for size in shape if size) > _MOST_ELEMENTS or (
+            shape and shape[0] % BLOCK_SIZES.get(kind, (1, 0))[0]
+        ):
+            raise ValueError(f"{name[:_SHOWN]!r}, {shape}, cannot be a tensor of type {kind}")
+        return name, kind, elements, self._number("Q")
 
-    def _value(self, kind: GGUFValueType) -> Any:
+    def _value(self, kind: GGUFValueType, wanted: bool) -> Any:
+        """Return a value, or None for a list that is not wanted: of these there may be millions of numbers."""
         if kind == GGUFValueType.STRING:
             return self._string()
         if kind != GGUFValueType.ARRAY:
             return self._number(_FORMATS[kind])
         kind, count = GGUFValueType(self._number("I")), self._number("Q")
-        if kind in _FORMATS:
-            values = struct.unpack_from(f"<{count}{_FORMATS[kind]}", self._content, self._offset)
-            self._offset += struct.calcsize(f"<{count}{_FORMATS[kind]}")
-            return list(values)
-        return [self._value(kind) for _ in range(count)]
+        if kind == GGUFValueType.ARRAY:
+            raise ValueError("it has a list of lists")  # which ggml refuses, too
+        if kind == GGUFValueType.STRING:
+            if not wanted:
+                for _ in range(count):
+                    self._skip(self._number("Q"))
+                return None
+            return [self._string() for _ in range(count)]
+        begin = self._offset
+        self._skip(count * struct.calcsize(_FORMATS[kind]))
+        return list(struct.unpack_from(f"<{count}{_FORMATS[kind]}", self._content, begin)) if wanted else None
+
+    def _name(self, seen: set[str], what: str) -> str:
+        name = self._string()
+        if name in seen:
+            raise ValueError(f"the {what} {name[:_SHOWN]!r} stands there twice")
+        seen.add(name)
+        return name
 
     def _string(self) -> str:
-        length = self._number("Q")
-        end = self._offset + length
-        if end > len(self._content):
-            raise ValueError("it ends within its header")
-        text = self._content[self._offset : end].decode("utf-8", errors="surrogateescape")
-        self._offset = end
-        return text
+        begin = self._offset + struct.calcsize("Q")
+        self._skip(self._number("Q"))
+        return self._content[begin : self._offset].decode("utf-8", errors="surrogateescape")
 
     def _number(self, form: str) -> Any:
-        (value,) = struct.unpack_from(f"<{form}", self._content, self._offset)
-        self._offset += struct.calcsize(f"<{form}")
+        begin = self._offset
+        self._skip(struct.calcsize(form))
+        (value,) = struct.unpack_from(f"<{form}", self._content, begin)
         return value
+
+    def _skip(self, size: int) -> None:
+        self._offset += size
+        if self._offset > self._end:
+            what = "it ends within its header" if self._end == len(self._content) else "its header has no end"
+            raise ValueError(f"{what} ({self._end} bytes)")
+
+
+def _require_apart(tensors: list[StoredTensor], size: int) -> None:
+    """Raise ValueError for tensors that overlap, or are not within a file of ``size`` bytes."""
+    end = 0
+    for tensor in sorted(tensors, key=lambda tensor: tensor.begin):
+        if tensor.begin < end:
+            raise ValueError(f"{tensor.name[:_SHOWN]!r} begins at {tensor.begin}, another tensor ends at {end}")
+        end = tensor.begin + (tensor.size if tensor.kind in BLOCK_SIZES else 0)
+        if end > size:
+            raise ValueError(f"it ends after {size} bytes, {tensor.name[:_SHOWN]!r} needs {end}")

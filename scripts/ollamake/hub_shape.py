@@ -6,7 +6,6 @@ A header is read by two range requests, of its length (8 bytes) and of as many b
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,8 @@ from ollamake.hub_files import (
 )
 from ollamake.hub_headers import for_each_shard, header_on_hub
 from ollamake.hub_requests import HubRepository, Patience
-from ollamake.safetensors_header import BITS, read_header, tensor_bytes
+from ollamake.json_object import parse_json
+from ollamake.safetensors_header import listed_tensors, read_header
 from ollamake.shape import MAX_TENSORS, Shape, cached_names, shipped_names
 
 log = logging.getLogger("ollamake")
@@ -116,10 +116,10 @@ class _Snapshot:
                 content = self._hub.file(name, self._commit, most)
             else:
                 raise _NotCached(name)
-            value = json.loads(content)
+            value = parse_json(content)
         except OSError as error:
             raise OllamakeError(f"{path} cannot be read: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise self._damaged(f"{name} is not JSON ({error})", path) from error
         if not isinstance(value, dict):
             raise self._damaged(f"{name} is not a JSON object", path)
@@ -146,19 +146,9 @@ class _Snapshot:
         except ValueError as error:
             raise self._damaged(str(error)) from error
         try:
-            table = json.loads(content)
-            if not isinstance(table, dict):
-                raise ValueError("it is not a table of tensors")
-            table.pop("__metadata__", None)
-            tensors, data = [], 0
-            for name, entry in table.items():
-                tensors.append(_entry(name, entry))
-                data += tensor_bytes(*tensors[-1][1:])
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            return [(tensor.name, tensor.dtype, tensor.shape) for tensor in listed_tensors(size, content)]
+        except ValueError as error:
             raise self._damaged(f"the header of {shard} is not one ({error})") from error
-        if size != 8 + len(content) + data:
-            raise self._damaged(f"{shard} has {size} bytes, its header describes {8 + len(content) + data}")
-        return tensors
 
     def _compare(self, weight_map: dict[str, str], found: dict[str, str]) -> None:
         differing = sorted(name for name in weight_map.keys() | found.keys() if weight_map.get(name) != found.get(name))
@@ -172,19 +162,6 @@ class _Snapshot:
     def _damaged(self, what: str, path: Path | None = None) -> OllamakeError:
         mend = f"Delete {path} to have it fetched again." if path else "Choose another revision (org/name@revision)."
         return OllamakeError(f"{self._repo_id} at commit {self._commit[:12]} cannot be used: {what}. {mend}")
-
-
-def _entry(name: str, value: dict[str, Any]) -> _Tensor:
-    """Return a tensor of a header. Raises ValueError, TypeError or KeyError if it is none."""
-    dtype, shape = value["dtype"], tuple(value["shape"])
-    begin, end = value["data_offsets"]
-    if dtype not in BITS:
-        raise ValueError(f"tensor {name!r} has the unknown dtype {dtype!r}")
-    if not all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in shape):
-        raise ValueError(f"tensor {name!r} has the shape {shape}")
-    if end - begin != tensor_bytes(dtype, shape):
-        raise ValueError(f"tensor {name!r}: {dtype} {list(shape)} does not fit its {end - begin} bytes")
-    return name, dtype, shape
 
 
 def _offline_message(reference: str, reason: str, shipped: Path, cached: Path) -> str:

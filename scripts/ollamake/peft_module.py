@@ -19,7 +19,9 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from ollamake.adapter import matches_module
 from ollamake.errors import OllamakeError
+from ollamake.foreign_pattern import matches_whole
 
 _ELSEWHERE = (
     "modules_to_save", "layers_to_transform", "layers_pattern", "exclude_modules", "target_parameters",
@@ -67,7 +69,7 @@ def merge_module(
             merged = adapted.merge_and_unload(safe_merge=True)
     except OllamakeError:
         raise
-    except (ValueError, RuntimeError, KeyError, TypeError, NotImplementedError, ImportError, AttributeError) as error:
+    except Exception as error:  # peft checks little of what a stranger's configuration and tensors may be
         raise OllamakeError(
             f"{module}: peft cannot merge its {config.get('peft_type')} update into this layer: {error}"
         ) from error
@@ -100,8 +102,18 @@ def _configuration(
     if config["peft_type"] == "IA3":
         # It scales inputs there instead of outputs; peft tells by a pattern of the whole name, or by its end.
         ends = kept.get("feedforward_modules") or []
-        is_feedforward = re.fullmatch(ends, module) if isinstance(ends, str) else any(map(module.endswith, ends))
+        is_feedforward = (
+            matches_whole(ends, module, "adapter_config.json: feedforward_modules")
+            if isinstance(ends, str)
+            else any(map(module.endswith, ends))
+        )
         kept["feedforward_modules"] = [module] if is_feedforward else []
+    for key in ("rank_pattern", "alpha_pattern"):
+        # The first that matches, as peft has it: a stranger's patterns are not for peft to match, which would wait for them.
+        if config["peft_type"] != "ADALORA" and kept.get(key):
+            place = f"adapter_config.json: {key}"
+            found = [value for pattern, value in kept[key].items() if matches_module(pattern, module, place)]
+            kept[key] = {re.escape(module): found[0]} if found else {}
     if kept.pop("proportional_parameters", False):
         # WaveFT gives each module its share by the sizes of all of them; how much it was, the saved spectrum tells.
         spectrum = next((tensor for name, tensor in tensors.items() if name.endswith("waveft_spectrum")), None)

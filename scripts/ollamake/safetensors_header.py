@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ollamake.awaited_shards import awaited_header
 from ollamake.errors import OllamakeError
+from ollamake.json_object import parse_json
 
 MAX_HEADER = 100_000_000
 """Bytes: the format's own bound."""
@@ -23,6 +25,17 @@ BITS = {
     "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
 """dtype -> bits of one element."""
+
+_MOST = 2**63 - 1
+"""What torch, numpy and the library can count."""
+_MOST_DIMENSIONS = 64
+"""Of a tensor of torch and of numpy."""
+_MOST_OF_NAME = 4_096
+"""Characters: names are taken apart by patterns, which take long for a name without end."""
+_SHOWN = 200
+"""Characters of what a message shows of a header."""
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _SHOWN
 
 
 @dataclass(frozen=True)
@@ -82,22 +95,36 @@ def read_raw_header(path: Path) -> tuple[int, bytes]:
 def parse_header(path: Path, size: int, content: bytes) -> SafetensorsHeader:
     """Check a header's JSON and what it says about a file of ``size`` bytes. Raises OllamakeError naming ``path``."""
     try:
-        raw = json.loads(content.decode("utf-8"), object_pairs_hook=_without_duplicates)
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise _damaged(path, f"its header is not JSON ({error})") from error
-    if not isinstance(raw, dict):
-        raise _damaged(path, "its header is not a table of tensors")
-    raw.pop("__metadata__", None)
-    tensors = sorted((_entry(path, name, value) for name, value in raw.items()), key=lambda t: (t.begin, t.end))
+        return SafetensorsHeader(path, listed_tensors(size, content), 8 + len(content))
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+
+
+def listed_tensors(size: int, content: bytes) -> tuple[TensorEntry, ...]:
+    """Return the tensors of a file of ``size`` bytes by its header's JSON, in the order of their data.
+
+    Raises ValueError, saying why, for what the safetensors library refuses, too: a key that stands twice, data that overlap or
+    leave a gap, a size that is not that of dtype and shape, metadata that are no texts.
+    """
+    try:
+        raw = parse_json(content, unique_keys=True)
+    except ValueError as error:
+        raise ValueError(f"its header is not JSON ({_short(error)})") from error
+    # The library wants no white space before it.
+    if not isinstance(raw, dict) or not content.startswith(b"{"):
+        raise ValueError("its header is not a table of tensors")
+    metadata = raw.pop("__metadata__", None)
+    if metadata is not None and not (isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())):
+        raise ValueError("its __metadata__ are not texts by name")
+    tensors = sorted((_entry(name, value) for name, value in raw.items()), key=lambda t: (t.begin, t.end))
     end = 0
     for tensor in tensors:
         if tensor.begin != end:
-            raise _damaged(path, f"tensor {tensor.name!r} begins at {tensor.begin}, the one before it ends at {end}")
+            raise ValueError(f"tensor {_short(tensor.name)} begins at {tensor.begin}, the one before it ends at {end}")
         end = tensor.end
-    start = 8 + len(content)
-    if size != start + end:
-        raise _damaged(path, f"it has {size} bytes, its header describes {start + end}")
-    return SafetensorsHeader(path, tuple(tensors), start)
+    if size != 8 + len(content) + end:
+        raise ValueError(f"it has {size} bytes, its header describes {8 + len(content) + end}")
+    return tuple(tensors)
 
 
 def header_bytes(tensors: list[tuple[str, str, tuple[int, ...]]]) -> bytes:
@@ -113,29 +140,35 @@ def header_bytes(tensors: list[tuple[str, str, tuple[int, ...]]]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _entry(path: Path, name: str, value: Any) -> TensorEntry:
-    try:
-        dtype, shape = value["dtype"], tuple(value["shape"])
-        begin, end = value["data_offsets"]
-    except (TypeError, KeyError, ValueError) as error:
-        raise _damaged(path, f"the entry of tensor {name!r} is not one ({value!r})") from error
+def _entry(name: str, value: Any) -> TensorEntry:
+    """Return a tensor of a header. Raises ValueError if it is none."""
+    if len(name) > _MOST_OF_NAME:
+        raise ValueError(f"the name of a tensor has {len(name)} characters ({_short(name)})")
+    fields = value if isinstance(value, dict) else {}
+    dtype, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not (isinstance(dtype, str) and isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2):
+        raise ValueError(f"the entry of tensor {_short(name)} is not one ({_short(value)})")
     if dtype not in BITS:
-        raise _damaged(path, f"tensor {name!r} has the unknown dtype {dtype!r}")
-    numbers = (*shape, begin, end)
-    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
-        raise _damaged(path, f"tensor {name!r} has the shape {shape} and the offsets {begin!r}, {end!r}")
-    if end - begin != tensor_bytes(dtype, shape):
-        raise _damaged(
-            path, f"tensor {name!r} has {end - begin} bytes, {dtype} {list(shape)} needs {tensor_bytes(dtype, shape)}"
+        raise ValueError(f"tensor {_short(name)} has the unknown dtype {_short(dtype)}")
+    begin, end = offsets
+    if len(shape) > _MOST_DIMENSIONS or not all(type(n) is int and 0 <= n <= _MOST for n in (*shape, begin, end)):
+        raise ValueError(
+            f"tensor {_short(name)} has the shape {_short(shape)} and the offsets {_short(begin)}, {_short(end)}"
         )
-    return TensorEntry(name, dtype, shape, begin, end)
+    bits = math.prod(shape) * BITS[dtype]
+    if math.prod(n for n in shape if n) * BITS[dtype] > _MOST or bits % 8:
+        raise ValueError(f"tensor {_short(name)}, {dtype} {_short(shape)}, is not of a number of bytes that can be")
+    if end - begin != tensor_bytes(dtype, shape):
+        raise ValueError(
+            f"tensor {_short(name)} has {end - begin} bytes, {dtype} {_short(shape)} needs {tensor_bytes(dtype, shape)}"
+        )
+    return TensorEntry(name, dtype, tuple(shape), begin, end)
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("a key stands there twice")
-    return table
+def _short(value: Any) -> str:
+    """Return a value as a message can have it: it is a stranger's, and may be millions of characters long."""
+    text = str(value) if isinstance(value, Exception) else _REPR.repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _damaged(path: Path, what: str) -> OllamakeError:

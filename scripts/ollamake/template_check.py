@@ -124,8 +124,8 @@ def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # what stands in a stranger's files may bring about any
         raise OllamakeError(f"transformers cannot load the tokenizer in {folder}: {error}") from error
 
 

@@ -86,8 +86,8 @@ def _by_transformers(folder: Path, parse_special: bool) -> TextTokenizer:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # what stands in a stranger's files may bring about any
         raise OllamakeError(f"transformers cannot load the tokenizer in {folder}: {error}") from error
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:

@@ -14,6 +14,7 @@ from typing import Any
 from ollamake.adapter import Adapter
 from ollamake.adapter_edits import Edit
 from ollamake.errors import OllamakeError
+from ollamake.foreign_pattern import NO_PATTERN, matches_whole
 from ollamake.safetensors_header import TensorEntry
 from ollamake.tensor_names import EMBEDDING, HEAD, TensorNames
 
@@ -62,7 +63,7 @@ class TiedHead:
         """Whether embedding and head were trained as one, or only saved because the vocabulary grew."""
         if adapter.config.get("ensure_weight_tying"):
             return True
-        chosen = [*(adapter.config.get("modules_to_save") or ()), *_as_list(adapter.config.get("target_modules"))]
+        chosen = [*_as_list(adapter.config.get("modules_to_save")), *_as_list(adapter.config.get("target_modules"))]
         modules = [tensor.removesuffix(".weight") for tensor in (self.embedding, self.head)]
         return self.embedding in rows and not any(_names(one, module) for one in chosen for module in modules)
 
@@ -117,9 +118,10 @@ def _names(chosen: str, module: str) -> bool:
     if module == chosen or module.endswith(f".{chosen}"):
         return True
     try:
-        return re.fullmatch(chosen, module) is not None
-    except re.error:
+        re.compile(chosen)
+    except NO_PATTERN:
         return False
+    return matches_whole(chosen, module, "adapter_config.json: target_modules")
 
 
 def _as_list(value: Any) -> list[str]:

@@ -363,12 +363,12 @@ ENTRY = '{"dtype": "I8", "shape": [2], "data_offsets": [0, 2]}'
         (b"", "ends before its header"),
         (framed("{}")[:9], "is no safetensors file"),
         (framed("not json"), "the header of model.safetensors is not one"),
-        (framed("[1, 2]"), "it is not a table of tensors"),
+        (framed("[1, 2]"), "its header is not a table of tensors"),
         (framed("[" * 100_000), "is not one"),
         (framed('{"w": 5}'), "is not one"),
         (framed(f'{{"w": {ENTRY}}}'.replace("I8", "I9"), 2), "unknown dtype 'I9'"),
         (framed(f'{{"w": {ENTRY}}}'.replace("[2]", "[-2]"), 2), "has the shape"),
-        (framed(f'{{"w": {ENTRY}}}'.replace("[2]", "[3]"), 2), "does not fit its 2 bytes"),
+        (framed(f'{{"w": {ENTRY}}}'.replace("[2]", "[3]"), 2), "has 2 bytes, I8 [3] needs 3"),
         (framed(f'{{"w": {ENTRY}}}', 1), "its header describes"),
         (framed(f'{{"w": {ENTRY}}}', 3), "its header describes"),
         (framed("{}"), "weights have 0 tensors"),
@@ -686,7 +686,7 @@ def test_threads_end_with_the_fetch(hub: HubStandIn, fetch: Callable[..., Shape]
     """A defect in reading one header is not swallowed with the others."""
     hub.models["org/model"] = sharded(60)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hub_shape, "_entry", lambda name, value: 1 / 0)
+        patch.setattr(hub_shape, "listed_tensors", lambda size, content: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             fetch()
     assert len(hub.asked("cdn")) < 2 * 60
