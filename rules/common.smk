@@ -27,8 +27,6 @@ from snakemake_interface_storage_plugins.registry import StoragePluginRegistry
 
 # A graph is millions of objects that stay: to look for garbage among them at Python's usual rate takes a tenth of the time.
 gc.set_threshold(200_000, 20, 100)
-sys.path.insert(0, os.path.join(workflow.basedir, "scripts"))
-
 import snakemake_storage_plugin_ollama
 from ollamake import job_needs, job_times
 from ollamake.bitsandbytes_configuration import PRECISIONS, all_settings, weights_settings

@@ -22,8 +22,13 @@ def snakemake_command(*arguments: str | Path, folder: Path) -> list[str]:
     return [*command, *map(str, arguments)]
 
 
-def run_snakemake(*arguments: str | Path, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run this repository's workflow with ``folder`` as the working directory; stderr is joined to stdout."""
+def run_snakemake(
+    *arguments: str | Path, folder: Path, timeout: float | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run this repository's workflow with ``folder`` as the working directory; stderr is joined to stdout.
+
+    Raises subprocess.TimeoutExpired after ``timeout`` seconds.
+    """
     return subprocess.run(
         snakemake_command(*arguments, folder=folder),
         stdout=subprocess.PIPE,
@@ -33,6 +38,7 @@ def run_snakemake(*arguments: str | Path, folder: Path, **environment: str) -> s
         # pytest-xdist tells its processes the width of its own terminal.
         env={**{name: value for name, value in os.environ.items() if name != "COLUMNS"}, **environment},
         check=False,
+        timeout=timeout,
     )
 
 

@@ -25,9 +25,9 @@ def programs(llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="session")
-def finished(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """A finished build. Tests that edit take a copy."""
-    folder = tmp_path_factory.mktemp("finished") / "work"
+def begun(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Base, adapter and configuration, nothing built yet. Tests that edit take a copy."""
+    folder = tmp_path_factory.mktemp("begun") / "work"
     save_small_base(folder / "base")
     save_small_adapter(folder / "base", folder / "adapter")
     model = {
@@ -42,7 +42,24 @@ def finished(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
         "tools": {"llama_cpp": str(programs)},
         "hardware": {"gpus": [{"name": "RTX 4090", "memory_gib": 24}], "ram_gib": 64},
     }
-    build = Build(folder, config)
+    return Build(folder, config)
+
+
+@pytest.fixture
+def fresh(begun: Build, tmp_path: Path) -> Iterator[Build]:
+    """A copy of what is there before the first build, to be edited."""
+    folder = tmp_path / "work"
+    shutil.copytree(begun.folder, folder)
+    yield Build(folder, json.loads(json.dumps(begun.config)))
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def finished(begun: Build, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """A finished build. Tests that edit take a copy."""
+    folder = tmp_path_factory.mktemp("finished") / "work"
+    shutil.copytree(begun.folder, folder)
+    build = Build(folder, begun.config)
     build.write_config()
     build.run("--cores", "2", "all")
     return build

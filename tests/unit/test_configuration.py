@@ -202,7 +202,9 @@ FAULTS = {
     ],
     "models: {m: {base: b, adapters: []}}": ["models.m.adapters: is empty"],
     "models: {m: {base: b, adapters: [{weight: 1}]}}": ["models.m.adapters[0]: missing key(s): path"],
-    "models: {m: {base: b, adapters: [{path: a, weight: .nan}]}}": ["models.m.adapters: the weight of a is nan"],
+    "models: {m: {base: b, adapters: [{path: a, weight: .nan}]}}": [
+        "models.m.adapters[0].weight: expected a finite number"
+    ],
     "models: {m: {base: b, adapters: [{path: a, weight: 0}]}}": ["the weight of a is 0.0", "other than zero"],
     "models: {m: {base: b, adapters: [{path: a, wieght: 1}]}}": [
         "models.m.adapters[0].wieght: unknown key",
