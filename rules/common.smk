@@ -29,6 +29,7 @@ from snakemake_interface_storage_plugins.registry import StoragePluginRegistry
 gc.set_threshold(200_000, 20, 100)
 sys.path.insert(0, os.path.join(workflow.basedir, "scripts"))
 
+import snakemake_durable_records
 import snakemake_storage_plugin_ollama
 from ollamake import job_needs, job_times
 from ollamake.bitsandbytes_configuration import PRECISIONS, all_settings, weights_settings
@@ -89,6 +90,8 @@ LLAMA_CPP = f"resources/llama.cpp/{LLAMA_CPP_VERSION}"
 STARTED = time.time()
 ALL_CORES = 1_000_000  # more than any machine has: Snakemake lowers it to --cores
 SUBMITTED_MB = 400  # two Snakemakes run beside a submitted job: 320 MiB of resident size, measured
+
+snakemake_durable_records.keep_records()
 
 
 # Configuration ----------------------------------------------------------------------------------------------------

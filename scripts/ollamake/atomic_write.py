@@ -65,7 +65,7 @@ def publish(temporary: Path, path: Path) -> None:
     finally:
         os.close(descriptor)
     temporary.replace(path)
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
 
 
 def write_link(path: Path, target: Path) -> None:
@@ -75,10 +75,11 @@ def write_link(path: Path, target: Path) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target.absolute())
     temporary.replace(path)
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
 
 
-def _flush_folder(path: Path) -> None:
+def flush_folder(path: Path) -> None:
+    """Have the disk keep the names that a folder has now."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
