@@ -72,7 +72,7 @@ def programs(llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPath
     """A folder with llama.cpp's programs and source, as a user may name it in tools.llama_cpp."""
     folder = tmp_path_factory.mktemp("llama.cpp")
     (folder / "bin").mkdir()
-    for program in OF_A_BUILD:
+    for program in background_builds.OF_A_BUILD:
         shutil.copy2(llama_cpp(program), folder / "bin")
     (folder / "source").symlink_to(LLAMA_CPP / "source")
     return folder

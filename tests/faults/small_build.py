@@ -36,7 +36,7 @@ CONFIG: dict[str, Any] = {
     "tools": {"threads": 1},
     "hardware": {"gpus": [{"name": "RTX 4090", "memory_gib": 24}], "ram_gib": 64, "disk_gib": 1000},
 }
-"""66 jobs of 34 rules, 95 s of one core. Of the rules for the hub, the demo, llama.cpp itself and a running server there are none here."""
+"""66 jobs of 34 rules, 95 s of one core. Rules for the hub, the demo, llama.cpp itself and a running server are not in it."""
 
 FEW_JOBS = ("imatrix", "quality", "bitsandbytes", "serving", "rag")
 """Keys of the model without which a build has 25 jobs and takes a third of the time."""
