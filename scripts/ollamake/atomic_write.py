@@ -8,6 +8,7 @@ half-made file under a final name (see rename(2) and fsync(2)).
 from __future__ import annotations
 
 import ctypes
+import errno
 import glob
 import json
 import os
@@ -23,6 +24,8 @@ from typing import Any, BinaryIO
 _SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None
 _WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4
 """Flags of sync_file_range."""
+_OF_WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+"""Errors that a file meets which is being written, the last of them one that is being read, too."""
 _WINDOW = 32 << 20
 """Bytes that are sent to the disk together."""
 _WINDOWS = 3
@@ -45,6 +48,11 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         publish(temporary, path)
+    except OSError as error:
+        # What the system says of an open file does not name it.
+        if error.filename is None and error.errno in _OF_WRITING:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -8,6 +8,7 @@ from collections import deque
 from pathlib import Path
 
 from ollamake.errors import OllamakeError
+from ollamake.machine_limits import child_hint
 from ollamake.progress import progress_bar
 from ollamake.quantization_types import UNQUANTIZED
 
@@ -59,6 +60,7 @@ def quantize(
         raise OllamakeError(
             f"{program.name} failed on {source} (type {argument}, exit code {child.returncode}):\n"
             + "".join(last_lines).rstrip()
+            + child_hint(child.returncode, output.parent)
         )
     if imatrix is not None:
         order_as_copied(output)

@@ -20,6 +20,7 @@ from typing import Any
 from ollamake.errors import OllamakeError
 from ollamake.importance_file import chunks_of_partial, read_importance, write_partial
 from ollamake.llama_cpp_programs import program_identity
+from ollamake.machine_limits import child_hint
 from ollamake.progress import progress_bar
 
 log = logging.getLogger("ollamake")
@@ -207,5 +208,6 @@ def _run(command: list[str], calibration: Calibration, gguf: Path, output: Path,
         raise OllamakeError(
             f"{Path(command[0]).name} failed on {gguf} with {calibration.text} (exit code {child.returncode}):\n"
             + "".join(last_lines).rstrip()
+            + child_hint(child.returncode, output.parent)
         )
     return computed

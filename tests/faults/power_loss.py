@@ -51,7 +51,9 @@ class Disk:
 
     def events(self) -> list[Event]:
         """Return the journal."""
-        return [_event(line) for line in self.journal.read_text(encoding="utf-8", errors="surrogateescape").splitlines()]
+        return [
+            _event(line) for line in self.journal.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        ]
 
     def lose_power(self, choice: random.Random) -> list[str]:
         """Take from the disk what was not yet safe, as chosen; return what was done, a line each.
@@ -165,6 +167,4 @@ def _nanoseconds(status: Status) -> int:
 
 def _event(line: str) -> Event:
     kind, path, other, inode, size, time, kept = line.split("\t")
-    return Event(
-        kind, Path(path), Path(other), int(inode), (int(size), time), None if kept.endswith(".0") else kept
-    )
+    return Event(kind, Path(path), Path(other), int(inode), (int(size), time), None if kept.endswith(".0") else kept)
