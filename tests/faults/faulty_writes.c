@@ -109,12 +109,18 @@ static int at_name(int at, const char *name, char *path) { return folder && name
 
 /* Failing ------------------------------------------------------------------------------------------------------------- */
 
-/* The name of a file without what differs from attempt to attempt: the process id in the names of temporary files. */
+/* The name of a file without what differs from attempt to attempt: HOST.PROCESS.tmp at the end of a temporary one's. */
 static void steady(const char *path, char *name) {
-    int out = 0;
-    const char *at = path + folder_length;
-    for (; *at && out < 240; at++) name[out++] = *at == '/' ? '+' : (*at >= '0' && *at <= '9') ? '0' : *at;
-    name[out] = 0;
+    snprintf(name, 240, "%s", path + folder_length);
+    for (char *at = name; *at; at++)
+        if (*at == '/') *at = '+';
+    size_t length = strlen(name);
+    if (length < 4 || strcmp(name + length - 4, ".tmp")) return;
+    for (int dots = 0; dots < 3; dots++) {
+        char *dot = strrchr(name, '.');
+        if (!dot || dot == name) return;
+        *dot = 0;
+    }
 }
 
 static int fails_once(const char *path) {
