@@ -83,11 +83,11 @@ def left_jobs(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def end(processes: list[psutil.Process]) -> None:
-    """End processes, those that do not heed SIGTERM by SIGKILL, and wait until they are gone."""
+def end(processes: list[psutil.Process], seconds: float = SECONDS_TO_END) -> None:
+    """End processes, those that do not heed SIGTERM for so many seconds by SIGKILL, and wait until they are gone."""
     for process in processes:
         _send(process, signal.SIGTERM)
-    _, alive = psutil.wait_procs(processes, SECONDS_TO_END)
+    _, alive = psutil.wait_procs(processes, seconds)
     for process in alive:
         _send(process, signal.SIGKILL)
     psutil.wait_procs(alive, SECONDS_TO_END)
