@@ -67,13 +67,9 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
 
 def publish(temporary: Path, path: Path) -> None:
     """Flush ``temporary`` to the disk and rename it to ``path``."""
-    descriptor = os.open(temporary, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(temporary)
     temporary.replace(path)
-    flush_folder(path.parent)
+    flush(path.parent)
 
 
 def write_link(path: Path, target: Path) -> None:
@@ -83,16 +79,16 @@ def write_link(path: Path, target: Path) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target.absolute())
     temporary.replace(path)
-    flush_folder(path.parent)
+    flush(path.parent)
 
 
-def flush_folder(path: Path) -> None:
-    """Have the disk keep the names that a folder has now."""
-    folder = os.open(path, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Have the disk keep a file's bytes, or the names that a folder has now."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 class FlushBehind:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import subprocess
 import sys
 import time
 from collections import deque
@@ -15,6 +14,7 @@ from typing import Any
 from gguf import GGUFReader
 
 from ollamake import converter_process
+from ollamake.child_process import heard
 from ollamake.errors import OllamakeError
 from ollamake.machine_limits import child_hint
 from ollamake.progress import SECONDS_BETWEEN_LINES
@@ -90,11 +90,8 @@ def run_converter_process(
     last_lines: deque[str] = deque(maxlen=25)
     refusal = ""
     said = time.monotonic()
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as child:
-        assert child.stdout is not None
-        for line in child.stdout:
+    with heard(command) as (child, lines):
+        for line in lines:
             last_lines.append(line)
             if line.startswith(converter_process.REFUSAL):
                 refusal = line.removeprefix(converter_process.REFUSAL).strip()

@@ -46,10 +46,15 @@ VOLATILE: Mapping[str, str] = {
     r"results/[^/]+/quality/[^/]+\.speed\.json": "tokens a second, measured",
     r"results/[^/]+/quality\.(json|md|html|svg)": "shows tokens a second",
     r"results/[^/]+/overview\.html": "shows how long each job took",
-    r"results/[^/]+/ollama/[^/]+/registered\.json": "the time of the registration; its other keys are compared",
     r"results/[^/]+/ollama/registrations\.html": "the time of the registration",
 }
 """Final files with times in them -> why they differ from run to run. Whole they must be, too: the watcher looks at them."""
+
+VOLATILE_KEYS: Mapping[str, Mapping[str, str]] = {
+    "registered.json": {"time": "when it was registered"},
+    "inputs.json": dict.fromkeys(("disk_allowed_gb", "disk_free_gb", "memory_free_gb"), "what was free at that time"),
+}
+"""Name of a JSON file -> keys that are not compared -> why; all others are."""
 
 
 def small_inputs(folder: Path, programs: Path, without: Iterable[str] = ()) -> Build:
@@ -80,17 +85,17 @@ def copied(build: Build, folder: Path) -> Build:
 def final_bytes(folder: Path) -> dict[str, str]:
     """Return {path: sha256} of all that a build leaves for good and that must be the same each time.
 
-    Of a registration marker all but its time is taken. Temporary files are in it: none may be left.
+    Temporary files are in it: none may be left. Where a file says the folder of the build, that is left out.
     """
     found = {}
     for file in sorted([*folder.glob("results/**/*"), *folder.glob("results/**/.*"), *folder.glob("*.yaml*")]):
         name = file.relative_to(folder).as_posix()
         if file.is_dir():
             continue
-        if file.name == "registered.json":
-            marker = json.loads(file.read_text(encoding="utf-8"))
-            marker.pop("time")
-            found[name] = json.dumps(marker, sort_keys=True)
+        if (file.suffix == ".json" and str(folder).encode() in file.read_bytes()) or file.name in VOLATILE_KEYS:
+            value = json.loads(file.read_text(encoding="utf-8").replace(str(folder), "."))
+            kept = {key: part for key, part in value.items() if key not in VOLATILE_KEYS.get(file.name, {})}
+            found[name] = json.dumps(kept, sort_keys=True)
         elif not any(re.fullmatch(pattern, name) for pattern in VOLATILE):
             found[name] = sha256_of(file)
         else:

@@ -25,12 +25,14 @@ _HEAD = struct.Struct("iIII")
 class Watcher:
     """Watches folders and all below them, also those that are still to come, until the block ends.
 
-    ``faults``: a line for each file that was not whole, or was written in place. ``seen``: how many appeared.
+    ``faults``: a line for each file that was not whole, or was written in place. ``seen``: how many got a final name;
+    ``writes``: how often something was written to a temporary one.
     """
 
     def __init__(self, *folders: Path) -> None:
         self.faults: list[str] = []
         self.seen = 0
+        self.writes = 0
         self._folders = folders
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._names: dict[int, Path] = {}
@@ -52,6 +54,11 @@ class Watcher:
         self._thread.join()
         for descriptor in (self._inotify, self._stop):
             os.close(descriptor)
+
+    def take_faults(self) -> tuple[str, ...]:
+        """Return the faults so far, which are then told."""
+        told, self.faults = tuple(dict.fromkeys(self.faults)), []
+        return told
 
     def _add(self, folder: Path) -> list[Path]:
         """Watch a folder and those in it, and return the files that were there before they were watched."""
@@ -90,8 +97,10 @@ class Watcher:
         if mask & _IS_FOLDER:
             for file in self._add(path):
                 self._look(file, "there before its folder was watched")
-        elif mask & _MODIFY and is_final(path):
-            self.faults.append(f"{path}: written under its final name")
+        elif mask & _MODIFY:
+            self.writes += 1
+            if is_final(path):
+                self.faults.append(f"{path}: written under its final name")
         elif mask & (_MOVED_TO | _CREATE):
             self._look(path, "created" if mask & _CREATE else "renamed")
 
