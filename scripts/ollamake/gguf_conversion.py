@@ -16,7 +16,7 @@ from gguf import GGUFReader
 from ollamake import converter_process
 from ollamake.child_process import heard
 from ollamake.errors import OllamakeError
-from ollamake.machine_limits import child_hint
+from ollamake.machine_limits import child_hint, limit_said
 from ollamake.progress import SECONDS_BETWEEN_LINES
 
 log = logging.getLogger("ollamake")
@@ -103,6 +103,7 @@ def run_converter_process(
     if child.returncode or not output.exists():
         raise OllamakeError(
             refusal
+            or limit_said(last_lines, output)
             or f"llama.cpp's converter failed on {checkpoint} (exit code {child.returncode}):\n{''.join(last_lines).rstrip()}"
             + child_hint(child.returncode, output.parent)
         )

@@ -10,6 +10,7 @@ import os
 import re
 import resource
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 from ollamake.free_disk import MARGIN, free_bytes
@@ -20,6 +21,9 @@ _LARGER = "Make room, or run with `--directory` on a larger disk."
 _MEMORY = re.compile(
     r"can't allocate memory|not enough memory|failed to allocate|unable to mmap|Cannot allocate memory"
 )
+_SAID = re.compile(r"OSError: \[Errno (\d+)\] ([^:\n]*)")
+_SAID_MEMORY = re.compile(r"(\w+\.)*_?(Array)?MemoryError\b")
+"""Last lines of tracebacks."""
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 """How Rust's libraries (safetensors, tokenizers) say the number of an error."""
 
@@ -36,6 +40,16 @@ def limit_met(error: BaseException) -> str | None:
         return _no_memory(str(error).splitlines()[0])
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return _no_processes()
+    return None
+
+
+def limit_said(lines: Iterable[str], output: Path) -> str | None:
+    """Return :func:`limit_met` of the error with which a Python program ended that wrote ``output``, by what it said."""
+    for line in reversed(list(lines)):
+        if found := _SAID.match(line):
+            return limit_met(OSError(int(found[1]), found[2], str(output)))
+        if _SAID_MEMORY.match(line):
+            return _no_memory(line.strip())
     return None
 
 

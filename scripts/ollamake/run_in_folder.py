@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 import socket
 import threading
@@ -27,6 +28,8 @@ SECONDS_TO_END = 10.0
 """That processes have between SIGTERM and SIGKILL."""
 SECONDS_OF_THEIR_OWN = 2.0
 """That they have to end by themselves: on Ctrl-C the terminal tells all of them."""
+
+_LINE = re.compile(r"[^\0]+:\d+")
 
 _held: list[int] = []
 """The descriptor of the lock, open until this process ends. Programs that it starts do not inherit it."""
@@ -53,7 +56,9 @@ def enter(folder: Path) -> tuple[bool, list[str]]:
         alone = _is_alone(lock)
     except OSError:
         return False, []  # A network filesystem without locks.
-    others = [line.rpartition(":") for line in os.pread(lock, 1 << 16, 0).decode().splitlines()]
+    # After a power cut the file may hold zeros.
+    lines = os.pread(lock, 1 << 16, 0).decode(errors="replace").splitlines()
+    others = [line.rpartition(":") for line in lines if _LINE.fullmatch(line)]
     elsewhere = [f"process {pid} of {where}" for where, _, pid in others if where != host]
     # Locks may be of one machine only: those of another are not seen then.
     alone = alone and not (elsewhere and has_locks(folder))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import time
@@ -61,7 +60,6 @@ def run_until_power_is_lost(
 
     None: until the build is done. Return whether it was done before, and what was taken, a line each.
     """
-    unlock(folder)
     disk.begin()
     stop = {} if at_byte is None else {"stop": at_byte}
     given = environment(library, folder, journal=disk.journal, kept=disk.kept, **stop)
@@ -84,11 +82,6 @@ def run_until_power_is_lost(
     if is_done and process.returncode:
         raise AssertionError(f"the run failed before the power was lost:\n{output.read_text(encoding='utf-8')}")
     return is_done, disk.lose_power(choice)
-
-
-def unlock(folder: Path) -> None:
-    """Do what Snakemake says of a run that was killed, and a user does: `snakemake --unlock`."""
-    shutil.rmtree(folder / ".snakemake/locks", ignore_errors=True)
 
 
 def _end_all_of(journal: Path) -> None:

@@ -107,6 +107,15 @@ def test_one_on_another_machine_may_be_there_as_long_as_there_are_locks(tmp_path
         assert found == said
 
 
+@pytest.mark.parametrize("content", [b"\0" * 12, b"node3:\0\0\n", b"\xff\xfe"])
+def test_what_a_power_cut_left_of_the_lock_is_nobody(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ".snakemake/locks").mkdir(parents=True)
+    (tmp_path / ".snakemake/locks/0.input.lock").write_text("base\n", encoding="utf-8")
+    (tmp_path / LOCK).write_bytes(content)
+    with python(ENTER, tmp_path) as (_, said):
+        assert said == "True|[]"
+
+
 def test_a_folder_that_cannot_be_written_to_is_for_snakemake_to_say(tmp_path: Path) -> None:
     (tmp_path / ".snakemake").write_text("not a folder", encoding="utf-8")
     with python(ENTER, tmp_path) as (_, said):
