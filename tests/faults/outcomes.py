@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,6 +30,10 @@ class Outcome:
     recovered: bool
     equal: bool
     watched: tuple[str, ...] = ()
+
+
+Checked = Callable[[Sequence[Outcome]], None]
+"""What tests give their outcomes to, see the fixture `checked`."""
 
 
 def is_good(outcome: Outcome) -> bool:

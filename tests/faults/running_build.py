@@ -30,6 +30,12 @@ class Job:
     rule: str
     log: str
 
+    def is_there(self) -> bool:
+        """Whether it still runs: a process that has ended has no command line any more."""
+        with suppress(OSError):
+            return bool(Path(f"/proc/{self.pid}/cmdline").read_bytes())
+        return False
+
 
 class RunningBuild:
     """`snakemake --cores 1 all` in a session of its own, with what it prints in ``output``; ended with the block."""
