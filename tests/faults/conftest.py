@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from dag_build import Build
+from faulty_disk import compile_faulty_writes
 from outcomes import Checked, Outcome, add, is_good
 from small_build import FEW_JOBS, copied, final_bytes, small_inputs
 
@@ -52,3 +53,9 @@ def checked() -> Checked:
         assert [outcome for outcome in outcomes if not is_good(outcome)] == []
 
     return check
+
+
+@pytest.fixture(scope="session")
+def faulty_writes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library for LD_PRELOAD by which files meet faults."""
+    return compile_faulty_writes(tmp_path_factory.mktemp("faulty"))

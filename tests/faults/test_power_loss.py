@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from dag_build import Build
 from faulty_disk import run, run_until_power_is_lost
-from outcomes import Outcome
+from outcomes import Checked, Outcome
 from power_loss import Disk
-from small_build import FEW_JOBS, differences, final_bytes, small_inputs
+from small_build import copied, differences, final_bytes
 from whole_files import fault_of, is_final
 
 JOURNAL_BYTES = 30_000
@@ -56,52 +56,46 @@ def come_back(lost: list[str]) -> set[str]:
     return {found[1] for line in lost if (found := re.fullmatch(r"undone: unlink (results/.*)", line))}
 
 
-def recovered(build: Build, expected: dict[str, str], lost: list[str]) -> tuple[bool, list[str]]:
-    """Return whether the next plain run ends well, and what differs then from an undisturbed build."""
+def outcome(
+    build: Build, expected: dict[str, str], lost: list[str], seed: int, where: str, faults: list[str]
+) -> Outcome:
+    """Run plainly what lost power, and compare what comes of it with an undisturbed build."""
     code, said = run(build.folder, dict(os.environ), "--cores", "1", "all")
-    assert code == 0, said
     found = final_bytes(build.folder)
-    return code == 0, differences({name: found[name] for name in found if name not in come_back(lost)}, expected)
+    differing = differences({name: found[name] for name in found if name not in come_back(lost)}, expected)
+    assert code == 0, said
+    return Outcome("power loss", "-", where, seed, "power lost", code == 0, not differing, (*faults, *differing))
 
 
 def test_power_is_lost_twice_and_again_when_all_is_done(
-    programs: Path, faulty_writes: Path, tmp_path: Path, expected: dict[str, str], record: Callable[[Outcome], None]
+    inputs: Build, faulty_writes: Path, tmp_path: Path, expected: dict[str, str], checked: Checked
 ) -> None:
-    build = small_inputs(tmp_path / "work", programs, without=FEW_JOBS)
+    build = copied(inputs, tmp_path / "work")
+    faults = []
     for lost in losses(build, faulty_writes, seed=1, count=2):
         assert lost
-        assert half_made(build.folder) == []
+        faults += half_made(build.folder)
     disk = Disk(build.folder, tmp_path / "journal", tmp_path / "kept")
     is_done, lost = run_until_power_is_lost(build.folder, faulty_writes, disk, None, Worst())
     assert is_done
-    assert half_made(build.folder) == []
+    faults += half_made(build.folder)
+    assert [line for line in lost if "create .snakemake/metadata" in line or "/.snakemake/metadata/" in line] == []
     # Snakemake still knows of each file what it was made from.
-    notes = [line for line in lost if ".snakemake/metadata" in line]
-    assert notes == []
     build.model()["ollama"]["system"] = "Answer briefly."
     assert build.planned("modelfiles")["write_modelfile"] == 2
-    build.model()["ollama"]["system"] = "道路設計の専門家。"
+    build.config = json.loads(json.dumps(inputs.config))
     build.write_config()
-    well, differing = recovered(build, expected, lost)
-    record(Outcome("power loss", "-", "twice at a seeded moment, and at the end", 1, "power lost", well, not differing))
-    assert differing == []
+    checked([outcome(build, expected, lost, 1, "twice at a seeded moment, and at the end", faults)])
 
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("seed", range(2, 12))
 def test_power_is_lost_at_seeded_moments(
-    programs: Path,
-    faulty_writes: Path,
-    tmp_path: Path,
-    expected: dict[str, str],
-    record: Callable[[Outcome], None],
-    seed: int,
+    inputs: Build, faulty_writes: Path, tmp_path: Path, expected: dict[str, str], checked: Checked, seed: int
 ) -> None:
-    build = small_inputs(tmp_path / "work", programs, without=FEW_JOBS)
+    build = copied(inputs, tmp_path / "work")
     faults, all_lost = [], []
     for lost in losses(build, faulty_writes, seed, count=8):
         faults += half_made(build.folder)
         all_lost += lost
-    well, differing = recovered(build, expected, all_lost)
-    record(Outcome("power loss", "-", "up to 8 in a build", seed, "power lost", well, not differing, tuple(faults)))
-    assert (faults, differing) == ([], [])
+    checked([outcome(build, expected, all_lost, seed, "up to 8 times in a build", faults)])
