@@ -21,12 +21,14 @@ from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
 from snakemake.io import flag
 from snakemake.path_modifier import PATH_MODIFIER_FLAG
-from snakemake_interface_executor_plugins.settings import SharedFSUsage
+from snakemake.persistence.file import FilePersistence
+from snakemake_interface_executor_plugins.settings import ExecMode, SharedFSUsage
 from snakemake_interface_scheduler_plugins.registry import SchedulerPluginRegistry
 from snakemake_interface_storage_plugins.registry import StoragePluginRegistry
 
 # A graph is millions of objects that stay: to look for garbage among them at Python's usual rate takes a tenth of the time.
 gc.set_threshold(200_000, 20, 100)
+import snakemake_durable_records
 import snakemake_storage_plugin_ollama
 from ollamake import job_needs, job_times
 from ollamake.bitsandbytes_configuration import PRECISIONS, all_settings, weights_settings
@@ -50,6 +52,7 @@ from ollamake.placeholders import require_no_placeholders
 from ollamake.planned_quantization import quantization_of_plan
 from ollamake.published_quality import CANDIDATES
 from ollamake.quantization_types import QUANTIZATION_TYPES, UNQUANTIZED
+from ollamake.run_in_folder import end, enter, has_locks, left_jobs, name_run, stop_jobs_on_signals
 from ollamake.rag_state import undone
 from ollamake.registration import chat_command
 from ollamake.serving_configuration import CHECKPOINTS as CHECKPOINTS_TO_SERVE
@@ -88,6 +91,49 @@ LLAMA_CPP = f"resources/llama.cpp/{LLAMA_CPP_VERSION}"
 STARTED = time.time()
 ALL_CORES = 1_000_000  # more than any machine has: Snakemake lowers it to --cores
 SUBMITTED_MB = 400  # two Snakemakes run beside a submitted job: 320 MiB of resident size, measured
+
+snakemake_durable_records.keep_records()
+
+
+# One run ----------------------------------------------------------------------------------------------------------
+def enter_folder():
+    """Say that a Snakemake is at work here; where another one was killed, release what it had locked."""
+    name_run(Path())
+    if workflow.exec_mode != ExecMode.DEFAULT:
+        return
+    alone, others = enter(Path())
+    if has_locks(Path()) and alone:
+        FilePersistence().cleanup_locks()
+        print(
+            "The last run in this folder was killed: its lock is released, what it finished is kept.", file=sys.stderr
+        )
+    elif has_locks(Path()) and others:
+        print(
+            f"Another Snakemake is at work in {os.getcwd()}: {', '.join(others)}. Wait until it has ended, or stop it with Ctrl-C"
+            " or `kill`. As long as it is there, do not say --unlock.",
+            file=sys.stderr,
+        )
+
+
+def begin_run():
+    """Before the first job: end what a killed run has left, and let signals end the jobs of this one."""
+    if workflow.exec_mode != ExecMode.DEFAULT:
+        return
+    left = left_jobs(Path())
+    if left:
+        print(f"Ending {len(left)} processes of a run in this folder that was killed.", file=sys.stderr)
+        end(left)
+    stop_jobs_on_signals(say_stopping)
+
+
+def say_stopping(signal_name):
+    """Say what a signal does."""
+    STOPPED_BY.append(signal_name)
+    print(f"{signal_name}: ending the jobs that run.", file=sys.stderr)
+
+
+STOPPED_BY = []
+enter_folder()
 
 
 # Configuration ----------------------------------------------------------------------------------------------------
@@ -2093,6 +2139,12 @@ def say_how_to_chat():
 
 def say_what_failed():
     """Repeat, as the last thing, what the jobs of this run that failed have said: Snakemake prints much after it."""
+    if STOPPED_BY:
+        print(
+            f"\nStopped by {STOPPED_BY[0]}. What is finished is kept: run the same command again to go on.\n",
+            file=sys.stderr,
+        )
+        return
     for log_file in sorted(Path("logs").rglob("*.log")):
         if log_file.stat().st_mtime < STARTED:
             continue

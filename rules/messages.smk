@@ -5,6 +5,7 @@ What is said before the first job and after the last one.
 
 onstart:
     stop_without_server()
+    begin_run()
 
 
 onsuccess:

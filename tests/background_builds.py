@@ -80,7 +80,7 @@ def turn_at(folder: Path) -> FileLock:
 def begin(nodeids: Iterable[str]) -> None:
     """Begin to compile in the background what tests with these names need."""
     folders = {nodeid.split("/")[1] for nodeid in nodeids if nodeid.startswith("tests/")}
-    if _running or not folders & {"dag", "e2e"}:
+    if _running or not folders & {"dag", "faults", "e2e"}:
         return
     for what in ("llama.cpp", *(["ollama"] if "e2e" in folders else [])):
         command = ["nice", sys.executable, __file__, what]

@@ -7,6 +7,7 @@ disks and each other. Files that are named are run in this process.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import background_builds
 import pytest
+from snakemake_runs import LLAMA_CPP
 from work_units import WorkUnits, position
 
 from ollamake.llama_cpp_source import usable_cores
@@ -63,3 +65,14 @@ def pytest_sessionfinish() -> None:
 def llama_cpp() -> Callable[[str], Path]:
     """Return a function that gives a program of llama.cpp, built by the workflow's own rule where it is not yet."""
     return background_builds.llama_cpp_program
+
+
+@pytest.fixture(scope="session")
+def programs(llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with llama.cpp's programs and source, as a user may name it in tools.llama_cpp."""
+    folder = tmp_path_factory.mktemp("llama.cpp")
+    (folder / "bin").mkdir()
+    for program in background_builds.OF_A_BUILD:
+        shutil.copy2(llama_cpp(program), folder / "bin")
+    (folder / "source").symlink_to(LLAMA_CPP / "source")
+    return folder

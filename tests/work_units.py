@@ -1,7 +1,8 @@
 """How the tests are handed out to processes: what shares expensive fixtures stays together.
 
-A unit of work goes to one process as a whole. Units of tests/unit come first, then those of tests/dag and tests/e2e: what
-takes minutes to compile is compiled meanwhile, and no test sees the Ollama that tests of e2e put on PATH unless it wants to.
+A unit of work goes to one process as a whole. Units of tests/unit come first, then those of tests/dag, tests/faults and
+tests/e2e: what takes minutes to compile is compiled meanwhile, and no test sees the Ollama that tests of e2e put on PATH
+unless it wants to.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from xdist.scheduler import LoadScopeScheduling
 _KINDS = re.compile(r"the real [\d.]+|a stand-in for [\d.]+|(?<=[\[-])(?:server|store)(?=[]-])")
 """What session fixtures of tests/e2e are parametrized with: each has servers of its own."""
 _LONGEST_FIRST = ("test_demo.py", "test_drift_on_server.py", "test_registration_faults.py")
-_FOLDERS = ("tests/unit/", "tests/dag/", "tests/e2e/")
+_FOLDERS = ("tests/unit/", "tests/dag/", "tests/faults/", "tests/e2e/")
 
 
 class WorkUnits(LoadScopeScheduling):  # type: ignore[misc]
@@ -28,6 +29,8 @@ def unit_of(nodeid: str) -> str:
     file, _, test = nodeid.partition("::")
     if file.startswith("tests/dag/") and test.startswith("test_code"):
         return "tests/dag/ with a copy of the code"
+    if file.startswith("tests/faults/"):
+        return "tests/faults/ with one undisturbed build"
     if file == "tests/dag/test_reruns.py":
         # Each begins with a copy of the finished build, which every process makes once for its first.
         return nodeid

@@ -8,6 +8,7 @@ half-made file under a final name (see rename(2) and fsync(2)).
 from __future__ import annotations
 
 import ctypes
+import errno
 import glob
 import json
 import os
@@ -25,6 +26,8 @@ from ollamake.record_seal import sealed_json, sealed_text
 _SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None
 _WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4
 """Flags of sync_file_range."""
+_OF_WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+"""Errors that a file meets which is being written, the last of them one that is being read, too."""
 _WINDOW = 32 << 20
 """Bytes that are sent to the disk together."""
 _WINDOWS = 3
@@ -47,6 +50,11 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         publish(temporary, path)
+    except OSError as error:
+        # What the system says of an open file does not name it.
+        if error.filename is None and error.errno in _OF_WRITING:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -61,13 +69,9 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
 
 def publish(temporary: Path, path: Path) -> None:
     """Flush ``temporary`` to the disk and rename it to ``path``."""
-    descriptor = os.open(temporary, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(temporary)
     temporary.replace(path)
-    _flush_folder(path.parent)
+    flush(path.parent)
 
 
 def write_link(path: Path, target: Path) -> None:
@@ -77,15 +81,16 @@ def write_link(path: Path, target: Path) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target.absolute())
     temporary.replace(path)
-    _flush_folder(path.parent)
+    flush(path.parent)
 
 
-def _flush_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Have the disk keep a file's bytes, or the names that a folder has now."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 class FlushBehind:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ollamake.termination import undivided
 
@@ -91,6 +91,28 @@ def running(
         if child is not None:
             with undivided():
                 child.end()
+
+
+@contextmanager
+def heard(command: Sequence[str], **settings: Any) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+    """Start a program of which each line is read here, errors included, and end it where that is left by an exception.
+
+    By itself subprocess waits for it then, or leaves it running. ``settings``: as of subprocess.Popen.
+    """
+    said: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    with undivided():
+        child = subprocess.Popen(command, **said, **settings)
+    with child:
+        try:
+            assert child.stdout is not None
+            yield child, child.stdout
+        except BaseException:
+            # What it has started itself, as ninja has compilers, is for it to end.
+            child.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(SECONDS_TO_END)
+            child.kill()
+            raise
 
 
 def _read(stream: IO[bytes], hear: Hear) -> None:

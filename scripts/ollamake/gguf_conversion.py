@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import subprocess
 import sys
 import time
 from collections import deque
@@ -14,8 +13,10 @@ from typing import Any
 from gguf import GGUFReader
 
 from ollamake import converter_process
+from ollamake.child_process import heard
 from ollamake.errors import OllamakeError
 from ollamake.json_object import read_json_object
+from ollamake.machine_limits import child_hint, limit_said
 from ollamake.progress import SECONDS_BETWEEN_LINES
 
 log = logging.getLogger("ollamake")
@@ -89,11 +90,8 @@ def run_converter_process(
     last_lines: deque[str] = deque(maxlen=25)
     refusal = ""
     said = time.monotonic()
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as child:
-        assert child.stdout is not None
-        for line in child.stdout:
+    with heard(command) as (child, lines):
+        for line in lines:
             last_lines.append(line)
             if line.startswith(converter_process.REFUSAL):
                 refusal = line.removeprefix(converter_process.REFUSAL).strip()
@@ -105,5 +103,7 @@ def run_converter_process(
     if child.returncode or not output.exists():
         raise OllamakeError(
             refusal
-            or f"llama.cpp's converter failed on {checkpoint} (exit code {child.returncode}):\n{''.join(last_lines)}"
+            or limit_said(last_lines, output)
+            or f"llama.cpp's converter failed on {checkpoint} (exit code {child.returncode}):\n{''.join(last_lines).rstrip()}"
+            + child_hint(child.returncode, output.parent)
         )

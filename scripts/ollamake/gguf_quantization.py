@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections import deque
 from pathlib import Path
 
+from ollamake.child_process import heard
 from ollamake.errors import OllamakeError
+from ollamake.machine_limits import child_hint
 from ollamake.progress import progress_bar
 from ollamake.quantization_types import UNQUANTIZED
 
@@ -40,17 +41,9 @@ def quantize(
     last_lines: deque[str] = deque(maxlen=30)
     with (
         progress_bar(0, f"quantizing to {argument}", unit=" tensors") as progress,
-        subprocess.Popen(
-            command,
-            cwd=None if imatrix is None else imatrix.absolute().parent,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        ) as child,
+        heard(command, cwd=None if imatrix is None else imatrix.absolute().parent) as (child, lines),
     ):
-        assert child.stdout is not None
-        for line in child.stdout:
+        for line in lines:
             last_lines.append(line)
             if step := re.match(r"\[\s*(\d+)/\s*(\d+)\]", line):
                 progress.total = int(step[2])
@@ -59,6 +52,7 @@ def quantize(
         raise OllamakeError(
             f"{program.name} failed on {source} (type {argument}, exit code {child.returncode}):\n"
             + "".join(last_lines).rstrip()
+            + child_hint(child.returncode, output.parent)
         )
     if imatrix is not None:
         order_as_copied(output)

@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ollamake.child_process import heard
 from ollamake.damage import DamagedFile
 from ollamake.errors import OllamakeError
 from ollamake.importance_file import chunks_of_partial, read_importance, write_partial
 from ollamake.llama_cpp_programs import program_identity
+from ollamake.machine_limits import child_hint
 from ollamake.progress import progress_bar
 from ollamake.proven_inputs import Recorded, proven
 
@@ -184,23 +186,8 @@ def _run(command: list[str], calibration: Calibration, gguf: Path, output: Path,
     computed, not_finite = 0, ""
     folder = calibration.text.absolute().parent
     try:
-        child = subprocess.Popen(
-            command,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-    except OSError as error:
-        raise OllamakeError(
-            f"{command[0]} cannot be run ({error}). Build llama.cpp's programs again, or correct tools.llama_cpp."
-        ) from error
-    with child:
-        assert child.stdout is not None
-        try:
-            for line in child.stdout:
+        with heard(command, cwd=folder, stdin=subprocess.DEVNULL) as (child, lines):
+            for line in lines:
                 if step := _COLLECTING.search(line):
                     progress.update(max(0, min(int(step[1]), calibration.chunks) - progress.n))
                 elif not _DEBUG.match(line) and line.strip():
@@ -209,9 +196,10 @@ def _run(command: list[str], calibration: Calibration, gguf: Path, output: Path,
                     computed = int(found[1])
                 if found := _NOT_FINITE.search(line):
                     not_finite = found[1]
-        except BaseException:
-            child.kill()
-            raise
+    except OSError as error:
+        raise OllamakeError(
+            f"{command[0]} cannot be run ({error}). Build llama.cpp's programs again, or correct tools.llama_cpp."
+        ) from error
     if not_finite:
         raise OllamakeError(
             f"{gguf} computes NaN or infinity on {calibration.text}: in what goes into {not_finite}. Every quantization of it"
@@ -222,5 +210,6 @@ def _run(command: list[str], calibration: Calibration, gguf: Path, output: Path,
         raise OllamakeError(
             f"{Path(command[0]).name} failed on {gguf} with {calibration.text} (exit code {child.returncode}):\n"
             + "".join(last_lines).rstrip()
+            + child_hint(child.returncode, output.parent)
         )
     return computed

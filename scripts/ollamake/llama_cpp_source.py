@@ -18,6 +18,7 @@ from collections import deque
 from importlib.util import find_spec
 from pathlib import Path
 
+from ollamake.child_process import heard
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
 from ollamake.progress import progress_bar
@@ -175,12 +176,9 @@ def _run(command: list[str], description: str) -> None:
     last_lines: deque[str] = deque(maxlen=60)
     with (
         progress_bar(0, description, unit=" steps") as progress,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-        ) as child,
+        heard(command) as (child, lines),
     ):
-        assert child.stdout is not None
-        for line in child.stdout:
+        for line in lines:
             last_lines.append(line)
             if step := re.match(r"\[(\d+)/(\d+)\]", line):
                 progress.total = int(step[2])

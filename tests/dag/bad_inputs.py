@@ -30,7 +30,9 @@ def shared_out(cases: Cases) -> list[Any]:
     """Return the names of all cases for parametrize; two thirds of them run with the marker `faults` only."""
     names = list(cases)
     chosen = random.Random(10).sample(names, -(-len(names) // 3))
-    return [pytest.param(name, marks=[] if name in chosen else [pytest.mark.faults]) for name in names]
+    return [
+        pytest.param(name, marks=[] if name in chosen else [pytest.mark.faults, pytest.mark.campaign]) for name in names
+    ]
 
 
 def tree(folder: Path) -> dict[str, Any]:

@@ -8,20 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from background_builds import OF_A_BUILD
 from dag_build import Build, save_small_adapter, save_small_base
-from snakemake_runs import LLAMA_CPP, REPOSITORY
-
-
-@pytest.fixture(scope="session")
-def programs(llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with llama.cpp's programs and source, as a user may name it in tools.llama_cpp."""
-    folder = tmp_path_factory.mktemp("llama.cpp")
-    (folder / "bin").mkdir()
-    for program in OF_A_BUILD:
-        shutil.copy2(llama_cpp(program), folder / "bin")
-    (folder / "source").symlink_to(LLAMA_CPP / "source")
-    return folder
+from snakemake_runs import REPOSITORY
 
 
 @pytest.fixture(scope="session")

@@ -239,7 +239,7 @@ def test_another_server_in_the_environment_counts(whole: Registered) -> None:
     assert plans[1] == {"register": 2, "check_template": 1, "check_inputs": 1, "write_overview": 1, "all": 1}
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.whole)])
+@pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.campaign)])
 def test_many_models_of_five_quantizations(registrar: Kind, registered: Registered, tmp_path: Path, count: int) -> None:
     """Ten registrations, or a hundred, with eight jobs at once: none loses a blob."""
     five = ["Q4_K_M", "Q8_0", "F16", "Q5_K_M", "Q6_K"]

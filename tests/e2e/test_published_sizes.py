@@ -30,7 +30,7 @@ def published() -> list[dict[str, Any]]:
 
 NAMES = shipped_names(SHAPES)
 OF_A_KIND = tuple({read_shape(SHAPES / f"{name}.yaml").config["model_type"]: name for name in NAMES}.values())
-"""One of each architecture, which every run measures; the others by `pytest -m whole`."""
+"""One of each architecture, which every run measures; the others by `pytest -m campaign`."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_every_model_and_type_is_compared_with_something() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in OF_A_KIND else pytest.param(name, marks=pytest.mark.whole) for name in NAMES]
+    "name", [name if name in OF_A_KIND else pytest.param(name, marks=pytest.mark.campaign) for name in NAMES]
 )
 def test_sizes_are_the_published_ones(name: str, measured: Callable[[str], dict[str, Any]]) -> None:
     ghost = measured(name)

@@ -9,6 +9,7 @@ from work_units import position, unit_of
     [
         ("tests/unit/test_a.py::test_x[1]", "tests/unit/test_a.py::test_y"),
         ("tests/dag/test_reruns.py::test_code[quantize]", "tests/dag/test_reruns_of_registration.py::test_code_of_x"),
+        ("tests/faults/test_a.py::test_x", "tests/faults/test_b.py::test_x"),
         ("tests/e2e/test_demo.py::test_answers[store]", "tests/e2e/test_demo.py::test_tokenizes[store-a text]"),
         ("tests/e2e/test_kills.py::test_x[the real 0.17.4]", "tests/e2e/test_kills.py::test_y[look-the real 0.17.4]"),
     ],
@@ -35,6 +36,7 @@ def test_order() -> None:
         "tests/unit/test_c.py::test_x",
         "tests/unit/test_a.py::test_x[store]",
         "tests/dag/test_a.py::test_x",
+        "tests/faults/test_a.py::test_x",
         "tests/e2e/test_x.py::test_x",
         "tests/e2e/test_demo.py::test_x[store]",
         "tests/e2e/test_b.py::test_x[the real 0.17.4]",

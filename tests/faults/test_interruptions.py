@@ -1,0 +1,40 @@
+"""A build that is killed or told to end again and again comes to the bytes of one that was left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dag_build import Build
+from interruptions import KILLS, SIGNALS, Interrupter, chain
+from outcomes import Checked
+from small_build import copied, final_bytes, small_inputs
+
+
+def test_a_few(inputs: Build, expected: dict[str, str], checked: Checked, tmp_path: Path) -> None:
+    """Each kind twice."""
+    kinds = (*KILLS, *SIGNALS)
+    build = copied(inputs, tmp_path / "work")
+    outcomes = chain(build, Interrupter(1, kinds), 2 * len(kinds), expected, tmp_path / "said")
+    checked(outcomes)
+    assert {outcome.kind for outcome in outcomes} == set(kinds)
+
+
+@pytest.fixture(scope="module")
+def whole(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Build, dict[str, str]]:
+    """Inputs of the build that goes over nearly all rules, and its bytes."""
+    inputs = small_inputs(tmp_path_factory.mktemp("whole") / "work", programs)
+    build = copied(inputs, tmp_path_factory.mktemp("whole") / "undisturbed")
+    build.run("--cores", "1", "all")
+    return inputs, final_bytes(build.folder)
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(4 * 3600)
+@pytest.mark.parametrize(("seed", "kinds"), [*((seed, KILLS) for seed in range(1, 6)), (6, tuple(SIGNALS))])
+def test_a_campaign(
+    whole: tuple[Build, dict[str, str]], checked: Checked, tmp_path: Path, seed: int, kinds: tuple[str, ...]
+) -> None:
+    """200 kills, 40 signals."""
+    inputs, expected = whole
+    checked(chain(copied(inputs, tmp_path / "work"), Interrupter(seed, kinds), 40, expected, tmp_path / "said"))
