@@ -1437,7 +1437,9 @@ def known_digests(wildcards, input):
     files = [str(file) for file in shard_weights(wildcards)]
 
     def in_words():
-        return spec(**{file: digest for file in files if (digest := known_digest(file, pinned(file), before.get(file)))})
+        return spec(
+            **{file: digest for file in files if (digest := known_digest(file, pinned(file), before.get(file)))}
+        )
 
     return Later(in_words)
 

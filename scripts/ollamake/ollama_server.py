@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import ollama
 
+from ollamake.damage import rebuild_command
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import CHUNK
 from ollamake.heartbeat import waiting
@@ -170,7 +171,7 @@ class OllamaServer:
                 raise
             raise OllamakeError(
                 f"{path} is not the file that was quantized: {error}. It was changed since, or damaged on the way. Delete it"
-                " and run again; it is quantized anew."
+                f" and run again; it is quantized anew: {rebuild_command([path])}"
             ) from error
 
     def create(self, body: dict[str, Any], size: int) -> None:

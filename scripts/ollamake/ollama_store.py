@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ollamake.atomic_write import publish
+from ollamake.damage import rebuild_command
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
 from ollamake.free_disk import require_free_disk
@@ -100,8 +101,8 @@ class OllamaStore:
             found = sha256_of(gguf, progress.update)
         if found != digest:
             raise OllamakeError(
-                f"{gguf} is not the file that was quantized: its sha256 is {found}, its record says {digest}. Delete it and run"
-                " again; it is quantized anew."
+                f"{gguf} is not the file that was quantized: its sha256 is {found}, its record says {digest}."
+                f" Have it made again: {rebuild_command([gguf])}"
             )
         temporary = self._temporary()
         try:

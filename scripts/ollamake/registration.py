@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ollamake.create_request import CreateRequest
+from ollamake.damage import rebuild_command
 from ollamake.errors import OllamakeError
 from ollamake.installed_ollama import installed_version
 from ollamake.ollama_manifest import form_of_version, manifest_of
@@ -81,7 +82,7 @@ def register(
             made = "quantized" if kind == "gguf" else "converted"
             raise OllamakeError(
                 f"{file} has {file.stat().st_size} bytes, its record says {known['size']}: it was changed or cut short."
-                f" Delete it and run again; it is {made} anew."
+                f" Delete it and run again; it is {made} anew: {rebuild_command([file])}"
             )
     if adapter is not None:
         file, known = adapter

@@ -18,6 +18,7 @@ import yaml
 
 from ollamake.atomic_write import write_json
 from ollamake.checkpoint import read_checkpoint
+from ollamake.damage import DamagedFile
 from ollamake.errors import OllamakeError
 from ollamake.record_seal import read_record
 from ollamake.safetensors_header import BITS
@@ -61,6 +62,8 @@ def read_shape(path: Path) -> Shape:
         value = yaml.load(text, _StrictLoader) if path.suffix == _SHIPPED else read_record(path)
     except OSError as error:
         raise OllamakeError(f"{path} cannot be read: {error.strerror}") from error
+    except DamagedFile as error:
+        raise _defective(path, f"it cannot be read ({error.what})") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _defective(path, f"it cannot be read ({' '.join(str(error).split())})") from error
     keys = dict(_KEYS) if path.suffix == _SHIPPED else {"name": str, **_KEYS}

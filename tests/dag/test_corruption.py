@@ -64,7 +64,7 @@ TEXTS = {
     "a page": f"{RESULTS}/overview.html",
 }
 KINDS = WEIGHTS | RECORDS | TEXTS
-WITH_TIMES = ("inputs.json", "registered.json", "overview.html", "plan.md", "plan.html", "Q8_0.json")
+WITH_TIMES = ("inputs.json", "times.json", "registered.json", "overview.html", "plan.md", "plan.html", "Q8_0.json")
 """Files that say when or how fast something was done."""
 
 
@@ -208,9 +208,7 @@ def test_the_command_mends_everything_to_the_same_bytes(copy: Build) -> None:
     assert bytes_of(copy.folder) == before
 
 
-@pytest.mark.parametrize(
-    "kind", ["a merged shard", "a quantized GGUF", "an importance matrix", "a marker", "a tokenizer"]
-)
+@pytest.mark.parametrize("kind", ["a quantized GGUF", "a tokenizer"])
 def test_the_command_mends_one_file_to_the_same_bytes(copy: Build, kind: str) -> None:
     before = bytes_of(copy.folder)
     flip(copy.folder / KINDS[kind], kind)
@@ -249,3 +247,55 @@ def test_a_replaced_source_is_taken_when_it_is_touched(copy: Build) -> None:
     os.utime(shard)
     copy.run("--cores", "1", "all")
     assert verify(copy.folder) == ""
+
+
+SHARD, UNQUANTIZED = KINDS["a merged shard"], KINDS["an unquantized GGUF"]
+READERS = {
+    "convert_to_gguf": (SHARD, f"{RESULTS}/gguf/small.conversion.json"),
+    "quantize": (UNQUANTIZED, f"{RESULTS}/gguf/small.Q8_0.gguf"),
+    "quantize with a matrix": (KINDS["an importance matrix"], f"{RESULTS}/gguf/small.Q4_K_M.gguf"),
+    "compute_imatrix": (UNQUANTIZED, f"{RESULTS}/gguf/small.imatrix.gguf"),
+    "evaluate_quality": (f"{RESULTS}/gguf/small.Q8_0.gguf", f"{RESULTS}/quality/Q8_0.json"),
+    "quantize_bitsandbytes": (SHARD, f"{RESULTS}/bitsandbytes/nf4/model-00002-of-00003.safetensors"),
+    "check_template": (f"{RESULTS}/gguf/small.Q4_K_M.gguf", f"{RESULTS}/ollama/template_check.json"),
+    "choose_template": (KINDS["a tokenizer"], f"{RESULTS}/ollama/template.json"),
+    "merge_shard": (KINDS["a merge plan"], SHARD),
+    "write_modelfile": (KINDS["a template"], f"{RESULTS}/ollama/Q8_0/Modelfile"),
+}
+"""Rule -> what is damaged, and what is to be made of it."""
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_job_that_reads_a_damaged_file_publishes_nothing_and_says_what_to_rebuild(copy: Build, reader: str) -> None:
+    damaged, made = READERS[reader]
+    (copy.folder / made).unlink()
+    flip(copy.folder / damaged, reader)
+    said = copy.run_to_failure("--cores", "1", "--rerun-triggers", "mtime", "--", made)
+    assert f"{reader.partition(' ')[0]} failed" in said
+    target = KINDS["a list of model files"] if damaged == KINDS["a tokenizer"] else damaged
+    assert f"rm -f {target} && snakemake --cores 1 {target} all" in said
+    assert "Traceback" not in said
+    assert not (copy.folder / made).exists()
+
+
+def test_a_registration_that_reads_a_damaged_gguf_registers_nothing(copy: Build) -> None:
+    gguf = f"{RESULTS}/gguf/small.Q8_0.gguf"
+    for name in with_its_blob(copy, gguf) - {gguf}:
+        (copy.folder / name).unlink()
+    flip(copy.folder / gguf, "register")
+    said = copy.run_to_failure("--cores", "1", "--rerun-triggers", "mtime", "--", "registered")
+    assert f"rm -f {gguf} && snakemake --cores 1 {gguf} all" in said
+
+
+def test_a_merge_that_reads_a_replaced_base_again_merges_nothing(copy: Build) -> None:
+    name = "base/model-00002-of-00003.safetensors"
+    (copy.folder / SHARD).unlink()
+    with (copy.folder / name).open("r+b") as file:
+        status = os.fstat(file.fileno())
+        file.seek(-1000, os.SEEK_END)
+        file.write(bytes(1000))
+    os.utime(copy.folder / name, ns=(status.st_atime_ns, status.st_mtime_ns))
+    said = copy.run_to_failure("--cores", "1", "--", SHARD)
+    assert f"{name}: it has other bytes than when it was read before, with the same size and time" in said
+    assert f"touch {name} && snakemake --cores 1 all" in said
+    assert not (copy.folder / SHARD).exists()

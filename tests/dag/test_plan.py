@@ -14,6 +14,8 @@ from dag_build import Build, save_small_adapter, save_small_base
 from plan_in_readme import BEGIN, CONFIG, END, table
 from snakemake_runs import REPOSITORY, run_snakemake
 
+from ollamake.record_seal import read_sealed_text
+
 PLANNED = {"plan_memory": 1, "draw_plan": 1}
 PROMPT = {"write_modelfile": 2, "register": 2}
 
@@ -159,7 +161,7 @@ def test_a_base_that_is_not_here(fresh: Build, tmp_path: Path) -> None:
     assert [line.rstrip() for line in said.splitlines()] == re.findall(
         r"^    ((?:Recommended|One|cache, ).*)$", readme, re.MULTILINE
     )
-    picture = (tmp_path / "results/rag/plan.svg").read_text(encoding="utf-8")
+    picture = read_sealed_text(tmp_path / "results/rag/plan.svg")
     assert (REPOSITORY / "docs/plan.svg").read_text(encoding="utf-8") == picture
 
     # All of it is built from the hub: then the plan is made from what is pinned there.

@@ -18,7 +18,7 @@ from ollamake.answers_plot import draw_answers
 from ollamake.errors import OllamakeError
 from ollamake.ollama_server import OllamaServer
 from ollamake.questions import Question
-from ollamake.record_seal import read_record
+from ollamake.record_seal import read_record, read_sealed_text
 
 
 class ServerStandIn:
@@ -277,8 +277,8 @@ def test_the_scripts_write_scores_table_picture_and_verdict(tmp_path: Path) -> N
     run_scripts(tmp_path, "0.2")
     comparison = compared(0.2)
     assert written(tmp_path, "answers.json") == comparison | {"spec": "{}"}
-    assert (tmp_path / "answers.md").read_text(encoding="utf-8") == table(comparison, ASKED)
-    assert (tmp_path / "answers.svg").read_bytes() == draw_answers("m", ASKED)
+    assert read_sealed_text(tmp_path / "answers.md") == table(comparison, ASKED)
+    assert read_sealed_text(tmp_path / "answers.svg") == draw_answers("m", ASKED).decode("utf-8")
     assert written(tmp_path, "answers.verdict.json") == judge(comparison)
 
 

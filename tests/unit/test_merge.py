@@ -216,6 +216,23 @@ def test_a_failure_in_the_middle_leaves_nothing(
     assert list((tmp_path / "merged").iterdir()) == []
 
 
+def test_a_file_with_other_bytes_than_those_that_are_known_is_not_merged(
+    make_base: Callable[..., Path], make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = make_base()
+    plan = plan_of(base, make_adapter(base))
+    shard, output = plan["shards"][0], tmp_path / "merged" / plan["shards"][0]["file"]
+    for path in (shard["base"], plan["adapters"][0]["path"]):
+        known = {path: sha256_of(Path(path))}
+        merge_shard(plan, shard["file"], output, 1, known)
+        output.unlink()
+        with pytest.raises(
+            OllamakeError, match=rf"{path}: it has other bytes than when it was read before.*touch {path}"
+        ):
+            merge_shard(plan, shard["file"], output, 1, {path: "0" * 64})
+        assert list(output.parent.iterdir()) == []
+
+
 def test_a_base_that_changed_since_it_was_planned(make_base: Callable[..., Path], tmp_path: Path) -> None:
     plan = plan_of(make_base())
     other = copy.deepcopy(plan)

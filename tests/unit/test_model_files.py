@@ -164,7 +164,9 @@ def test_a_changed_or_missing_file_is_noticed_before_conversion(base: Path, tmp_
     merged = tmp_path / "merged"
     write(base, None, merged)
     (merged / "tokenizer.json").write_text("{}")
-    with pytest.raises(OllamakeError, match=r"tokenizer\.json missing or changed.*write_model_files"):
+    with pytest.raises(
+        OllamakeError, match=r"tokenizer\.json missing or changed.*rm -f \S+model_files\.json && snakemake"
+    ):
         require_whole(merged / "model_files.json", plan(base))
     write(base, None, merged)
     with pytest.raises(OllamakeError, match=r"model-00001-of-.* is missing or shorter"):

@@ -30,6 +30,7 @@ from ollamake.plan_figures import divergence, duration, gb, gib, one_line, param
 from ollamake.plan_plot import draw_plan as draw
 from ollamake.plan_terminal import plan_renderables, shown_rows
 from ollamake.plan_text import escaped, plan_markdown
+from ollamake.record_seal import read_sealed_text
 
 TIMES = {
     "types": {
@@ -494,10 +495,10 @@ def test_the_script_writes_text_and_picture(tmp_path: Path) -> None:
     text, picture = tmp_path / "out/plan.md", tmp_path / "out/plan.svg"
     arguments = ["--plan", str(plan), "--text", str(text), "--picture", str(picture)]
     draw_plan.main([*arguments, "--times", str(times)])
-    assert text.read_text(encoding="utf-8") == plan_markdown(sample_plan(), TIMES, "plan.svg")
-    assert picture.read_bytes() == draw(sample_plan())
+    assert read_sealed_text(text) == plan_markdown(sample_plan(), TIMES, "plan.svg")
+    assert read_sealed_text(picture) == draw(sample_plan()).decode("utf-8")
     draw_plan.main(arguments)
-    assert text.read_text(encoding="utf-8") == plan_markdown(sample_plan(), None, "plan.svg")
+    assert read_sealed_text(text) == plan_markdown(sample_plan(), None, "plan.svg")
 
 
 def sample_ghost(plan: dict[str, Any]) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from sample_quality import sample_quality
 
 import judge_quality
 from ollamake.errors import OllamakeError
+from ollamake.record_seal import read_record
 
 
 def run_judge(folder: Path, kind: str, **options: Any) -> dict[str, Any]:
     quality, output = folder / "quality.json", folder / "verdict.json"
     quality.write_text(json.dumps(sample_quality(**options)), encoding="utf-8")
     judge_quality.main(["--type", kind, "--quality", str(quality), "--output", str(output)])
-    return dict(json.loads(output.read_text(encoding="utf-8")))
+    return dict(read_record(output))
 
 
 def refused(folder: Path, kind: str, **options: Any) -> list[str]:

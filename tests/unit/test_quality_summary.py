@@ -27,6 +27,7 @@ from ollamake.errors import OllamakeError
 from ollamake.quality_figures import apart, part_of, percent, plain, with_error
 from ollamake.quality_rows import budget, quality_rows
 from ollamake.quality_summary import summarize
+from ollamake.record_seal import read_record
 
 SPEC = {"limits": NO_LIMITS, "on_fail": "stop", "registered": ["Q4_K_M"]}
 
@@ -225,7 +226,7 @@ def run_script(folder: Path, base: bool) -> dict[str, Any]:
             *("--picture", str(folder / "pictures/quality.svg")),
         ]
     )
-    return dict(json.loads((folder / "quality.json").read_text(encoding="utf-8")))
+    return dict(read_record(folder / "quality.json"))
 
 
 @pytest.mark.parametrize("base", [True, False])

@@ -1,4 +1,7 @@
-"""scripts/verify.py says of every marker whether its model is as it was registered, and changes nothing."""
+"""scripts/verify.py says of every marker whether its model is as it was registered, and changes nothing.
+
+What it says of files is tested on a whole build: tests/dag/test_corruption.py.
+"""
 
 import hashlib
 import json
@@ -12,6 +15,7 @@ import pytest
 from played_server import PlayedServer, playing
 
 import verify
+from ollamake.atomic_write import write_json
 from ollamake.create_request import CreateRequest
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
@@ -36,7 +40,7 @@ def registered(folder: Path, name: str, place: Place | None = None) -> Path:
 def says(*markers: Path) -> str:
     """Return the message with which the script ends, "" if it finds everything as registered."""
     try:
-        verify.main(["--markers", *map(str, markers)])
+        verify.main(["--results", str(markers[0].parent), "--markers", *map(str, markers)])
     except OllamakeError as error:
         return str(error)
     return ""
@@ -72,10 +76,12 @@ def test_models_that_are_as_registered(tmp_path: Path, played: PlayedServer, cap
     played.requests.clear()
     with caplog.at_level("INFO"):
         assert says(in_store, on_server) == ""
-    assert [message for message in caplog.messages if not message.startswith("HTTP")] == [
-        f"m:q8_0 ({tmp_path}/store): as registered",
-        f"s:q8_0 ({played.address}): as registered",
-    ]
+    first, second, last = [message for message in caplog.messages if not message.startswith("HTTP")]
+    assert first == f"m:q8_0 ({tmp_path}/store): as registered"
+    assert second == f"s:q8_0 ({played.address}): as registered"
+    assert last.startswith(
+        f"{tmp_path.name}: as built: 4 files by their sha256 (0.00 GB read), 0 by their seal; not sealed"
+    )
     assert snapshot(tmp_path) == before
     assert {(method, path.split("/sha256")[0]) for method, path, _ in played.requests} == {
         ("GET", "/api/version"),
@@ -94,14 +100,13 @@ def test_every_model_that_differs_is_told_and_nothing_is_changed(tmp_path: Path,
     store.manifest_file("damaged:q8_0").write_bytes(b"{")
     before = snapshot(tmp_path)
     lines = says(fine, gone, damaged, differing).splitlines()
-    assert lines[0] == "3 of 4 models are not as they were registered:"
-    assert lines[1] == f"  gone:q8_0 ({store.folder})"
-    assert "it was deleted or renamed" in lines[2]
-    assert lines[3] == f"  damaged:q8_0 ({store.folder})"
-    assert "the manifest is damaged" in lines[4]
-    assert lines[5] == f"  s:q8_0 ({played.address})"
-    assert lines[6] == "    manifest: abc was registered, it now has new"
-    assert lines[7].startswith("Nothing has been changed. `snakemake registered` registers what was deleted")
+    assert lines[0] == "not all is as it was built:"
+    assert lines[1].startswith(f"  gone:q8_0 ({store.folder}): the store does not have it")
+    assert lines[1].endswith("it was deleted or renamed")
+    assert lines[2].startswith(f"  damaged:q8_0 ({store.folder}): the manifest is damaged")
+    assert lines[3] == f"  s:q8_0 ({played.address}): manifest: abc was registered, it now has new"
+    assert lines[4] == "Nothing has been changed."
+    assert lines[5].startswith("`snakemake --cores 1 registered` registers what was deleted")
     assert snapshot(tmp_path) == before
 
 
@@ -110,27 +115,34 @@ def test_bytes_of_a_blob_are_compared(tmp_path: Path) -> None:
     blob = OllamaStore(tmp_path / "store").blob_file(sha256_of(tmp_path / "m.gguf"))
     blob.unlink()
     blob.write_bytes(b"Weights" * 1000)
-    assert "the blob of the model" in says(marker)
-    assert "it is damaged" in says(marker)
+    lines = says(marker).splitlines()
+    assert lines[1].startswith(f"  {blob}: the blob has other bytes than its name says: its sha256 is ")
+    assert lines[-1] == f"  rm -f {blob} && snakemake --cores 1 all"
 
 
 def test_a_server_that_does_not_answer(tmp_path: Path, played: PlayedServer) -> None:
     marker = registered(tmp_path, "s:q8_0", Place("server", played.address, ""))
     content = json.loads(marker.read_text(encoding="utf-8"))
     marker.write_text(json.dumps(content | {"host": "http://127.0.0.1:1"}), encoding="utf-8")
-    assert f"  {marker}\n    no Ollama server answers at http://127.0.0.1:1" in says(marker)
+    assert f"  {marker}: no Ollama server answers at http://127.0.0.1:1" in says(marker)
 
 
-def test_a_model_that_is_not_registered_yet(tmp_path: Path) -> None:
+def test_a_model_that_is_not_registered_yet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     marker = tmp_path / "registered.json"
-    assert f"  {marker}\n    not registered yet: run `snakemake registered`" in says(marker)
+    assert says(marker) == "nothing is built yet: run `snakemake --cores 1 all`."
+    write_json(tmp_path / "plan.json", {"a": 1})
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        assert says(marker) == ""
+    assert caplog.messages == [
+        f"{marker}: not registered yet",
+        f"{tmp_path.name}: as built: 0 files by their sha256 (0.00 GB read), 1 by their seal",
+    ]
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        "",
-        "{",
         "[]",
         "{}",
         '{"name": "m", "request": {"files": {}}}',
@@ -141,17 +153,26 @@ def test_a_model_that_is_not_registered_yet(tmp_path: Path) -> None:
 def test_a_marker_that_cannot_be_read(tmp_path: Path, content: str) -> None:
     marker = tmp_path / "registered.json"
     marker.write_text(content)
-    assert f"  {marker}\n    the marker cannot be read (" in says(marker)
-    assert "delete it and run `snakemake registered`" in says(marker)
+    assert f"  {marker}: the marker cannot be read (" in says(marker)
+    assert says(marker).endswith(f"  rm -f {marker} && snakemake --cores 1 {marker} all")
+
+
+def test_a_marker_that_is_no_json(tmp_path: Path) -> None:
+    marker = tmp_path / "registered.json"
+    for content in (" ", "{"):
+        marker.write_text(content)
+        assert f"  {marker}: it is no JSON any more" in says(marker)
+        assert says(marker).endswith(f"  rm -f {marker} && snakemake --cores 1 {marker} all")
 
 
 def test_exit_codes(tmp_path: Path) -> None:
     marker = registered(tmp_path, "m:q8_0")
-    command = [sys.executable, str(SCRIPT), "--markers", str(marker)]
+    command = [sys.executable, str(SCRIPT), "--results", str(tmp_path), "--markers", str(marker)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
     assert "m:q8_0" in done.stderr
-    done = subprocess.run([*command, str(tmp_path / "none.json")], capture_output=True, text=True, check=False)
+    marker.write_text("{", encoding="utf-8")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "error: 1 of 2 models are not as they were registered:" in done.stderr
+    assert "error: not all is as it was built:" in done.stderr
     assert "Traceback" not in done.stderr
