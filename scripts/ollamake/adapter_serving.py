@@ -7,13 +7,13 @@ in silence (latent attention, recurrent layers); so only architectures of which 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ollamake.errors import OllamakeError
+from ollamake.json_object import read_json_object
 from ollamake.model_files import tokenizer_owner
 from ollamake.tensor_names import EMBEDDING, HEAD
 
@@ -41,7 +41,7 @@ def require_servable(
     that is going to serve, where it is known; ``key`` is the configuration key that messages name.
     """
     reasons = [*_of_config(plan["adapters"][0]["config"]), *dict.fromkeys(_of_tensors(plan))]
-    model_type = json.loads((base / "config.json").read_text(encoding="utf-8")).get("model_type")
+    model_type = read_json_object(base / "config.json").get("model_type")
     architecture = ARCHITECTURES.get(str(model_type))
     if architecture is None:
         reasons.append(

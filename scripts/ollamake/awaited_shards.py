@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ollamake.errors import OllamakeError
+from ollamake.json_object import parse_json
 
 HEADERS = "headers.json"
 """Shard -> {"size": bytes of the whole file, "header": its JSON header as it stands there}."""
@@ -47,8 +47,8 @@ def _entries(folder: Path) -> dict[str, Any]:
 @lru_cache(maxsize=256)
 def _parsed(path: Path, _mtime_ns: int, _size: int) -> dict[str, Any]:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        entries = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise _damaged(path, error) from error
     if not isinstance(entries, dict):
         raise _damaged(path, ValueError("it is not a JSON object"))

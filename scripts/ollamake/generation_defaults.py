@@ -7,13 +7,13 @@ whole text and in Ollama on the last `repeat_last_n` tokens.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ollamake.errors import OllamakeError
+from ollamake.json_object import parse_json, read_json
 from ollamake.ollama_parameters import checked_parameters
 
 log = logging.getLogger("ollamake")
@@ -36,10 +36,7 @@ def generation_parameters(config_file: Path, token_texts: Mapping[int, str]) -> 
     ``token_texts`` is id -> text of the special tokens. A value that Ollama would not take is left out, with a line in the
     log. Raises OllamakeError if the file is not a JSON object.
     """
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OllamakeError(f"{config_file} cannot be read as JSON: {error}") from error
+    config = read_json(config_file)
     if not isinstance(config, dict):
         raise OllamakeError(f"{config_file}: expected a JSON object; found {str(config)[:60]}")
     found = {name: config[key] for key, name in _NAMES.items() if config.get(key) is not None}
@@ -48,11 +45,11 @@ def generation_parameters(config_file: Path, token_texts: Mapping[int, str]) -> 
         found = {name: value for name, value in found.items() if name == "repeat_penalty"} | {"temperature": 0}
     ends = config.get("eos_token_id")
     ids = ends if isinstance(ends, list) else [ends]
-    stop = [token_texts[number] for number in ids if number in token_texts]
-    strings = config.get("stop_strings") or []
-    stop += [strings] if isinstance(strings, str) else list(strings)
+    stop = [token_texts[number] for number in ids if isinstance(number, int) and number in token_texts]
+    strings = config.get("stop_strings")
+    stop += strings if isinstance(strings, list) else [strings] if strings else []
     if stop:
-        found["stop"] = list(dict.fromkeys(stop))
+        found["stop"] = list(dict.fromkeys(stop)) if all(isinstance(text, str) for text in stop) else stop
     taken: dict[str, Any] = {}
     for name, value in found.items():
         try:
@@ -73,8 +70,8 @@ def special_tokens(folder: Path) -> dict[int, str]:
         if not file.is_file():
             continue
         try:
-            tokens = read(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            tokens = read(parse_json(file.read_bytes()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise OllamakeError(f"{file} is not a tokenizer of Hugging Face's: {error}") from error
         if tokens:
             return tokens

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import subprocess
@@ -16,6 +15,7 @@ from gguf import GGUFReader
 
 from ollamake import converter_process
 from ollamake.errors import OllamakeError
+from ollamake.json_object import read_json_object
 from ollamake.progress import SECONDS_BETWEEN_LINES
 
 log = logging.getLogger("ollamake")
@@ -62,7 +62,7 @@ def require_own_head(gguf: Path, plan: dict[str, Any]) -> None:
 
 def model_name(checkpoint: Path, name: str) -> str:
     """Return general.name: llama.cpp strips white space after Phi-3's special tokens only where the name says Phi-3."""
-    kind = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("model_type")
+    kind = read_json_object(checkpoint / "config.json").get("model_type")
     return f"{name} (phi-3)" if kind == "phi3" and not re.search(r"phi-?3", name.lower()) else name
 
 

@@ -26,6 +26,7 @@ from ollamake.hub_faults import HubUnreachable, RevisionGone
 from ollamake.hub_offline import not_here, revision_gone
 from ollamake.hub_requests import HubRepository, Patience
 from ollamake.progress import progress_bar
+from ollamake.source_files import is_name_in_folder
 
 log = logging.getLogger("ollamake")
 
@@ -47,7 +48,7 @@ def hub_file(record: dict[str, Any]) -> HubFile:
     """Return the file of {"repo", "name", "size", "sha256" or "git_sha1"}. Raises OllamakeError for anything else."""
     try:
         name = record["name"]
-        if Path(name).name != name or name in ("", "..") or not name.isprintable():
+        if not is_name_in_folder(name):
             raise ValueError(f"{name!r} is not the name of a file in a repository's top folder")
         return HubFile(record["repo"], name, content_of(record))
     except (ValueError, TypeError, KeyError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants
@@ -12,7 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ollamake.errors import OllamakeError
 from ollamake.hub_faults import PUBLIC_HUB
-from ollamake.source_files import ADAPTER_WEIGHTS, BASE_INDEXES, BASE_SINGLES, is_hub_id
+from ollamake.source_files import ADAPTER_WEIGHTS, BASE_INDEXES, BASE_SINGLES, is_hub_id, is_name_in_folder
 
 CONFIG, INDEX, SINGLE = "config.json", BASE_INDEXES[0], BASE_SINGLES[0]
 MOST_OF_CONFIG, MOST_OF_INDEX = 10_000_000, 100_000_000
@@ -101,7 +100,7 @@ def shards_of(weight_map: Any, files: Collection[str] | None) -> list[str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{INDEX} has no `weight_map`")
     shards = sorted(set(map(str, weight_map.values())))
-    outside = [name for name in shards if Path(name).name != name or "\\" in name or not name.isprintable()]
+    outside = [name for name in shards if not is_name_in_folder(name)]
     if outside:
         raise ValueError(f"{INDEX} names files outside the repository's top folder ({outside[:3]}); none is read")
     if other := [name for name in shards if not name.endswith(".safetensors")]:

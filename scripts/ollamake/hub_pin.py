@@ -32,6 +32,7 @@ from ollamake.hub_files import (
 from ollamake.hub_offline import not_pinned
 from ollamake.hub_requests import HubRepository, Patience, RepositoryState
 from ollamake.hub_snapshot import cached_state
+from ollamake.json_object import parse_json
 from ollamake.pinned_sources import FORMAT
 from ollamake.safetensors_header import read_header
 from ollamake.source_files import small_files
@@ -213,7 +214,7 @@ def _content(asked: _Asked, name: str) -> Content:
 def _shards(asked: _Asked) -> list[str]:
     """Return the names of the shards in the index, which is read from the cache, else from the hub, and checked."""
     try:
-        index = json.loads(_read(asked, INDEX, MOST_OF_INDEX))
+        index = parse_json(_read(asked, INDEX, MOST_OF_INDEX))
         # What the cache lacks of them is said by name.
         there = None if asked.hub is None else asked.state.contents
         return shards_of(index.get("weight_map") if isinstance(index, dict) else None, there)
@@ -224,7 +225,7 @@ def _shards(asked: _Asked) -> list[str]:
 
 def _config(asked: _Asked, name: str) -> dict[str, Any]:
     try:
-        config = json.loads(_read(asked, name, MOST_OF_CONFIG))
+        config = parse_json(_read(asked, name, MOST_OF_CONFIG))
     except (ValueError, RecursionError) as error:
         raise _unusable(asked, f"{name} is not JSON ({error})") from error
     if not isinstance(config, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from ollamake.adapter_base import config_of_named, named_base
 from ollamake.awaited_shards import HEADERS
 from ollamake.checkpoint import Checkpoint
 from ollamake.errors import OllamakeError
+from ollamake.json_object import read_json
 from ollamake.model_files import embedding_rows, tokenizer_owner, vocabulary
 from ollamake.tensor_names import EMBEDDING, ROUTER
 
@@ -101,9 +101,9 @@ def unfinished_training(adapter: Path) -> list[str]:
     """Return a warning if an adapter's folder is a checkpoint of a training that was to go on."""
     file = adapter / "trainer_state.json"
     try:
-        state = json.loads(file.read_text(encoding="utf-8"))
+        state = read_json(file)
         step, last = int(state["global_step"]), int(state["max_steps"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OllamakeError, ValueError, KeyError, TypeError, OverflowError):
         return []  # The adapter is whole without that file.
     if step >= last:
         return []

@@ -16,7 +16,7 @@ from typing import Any
 from ollamake.atomic_write import write_bytes, write_json
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
-from ollamake.json_object import read_json_object
+from ollamake.json_object import parse_json, read_json_object
 from ollamake.safetensors_header import tensor_bytes
 from ollamake.source_files import MODEL_FILES
 from ollamake.tensor_names import EMBEDDING
@@ -49,6 +49,7 @@ def write_model_files(base: Path, adapters: Sequence[Path], plan: Mapping[str, A
     templates = [template for folder in (*adapters, base) if (template := chat_template_of(folder)) is not None]
     template = templates[0] if templates else None
     if "tokenizer_config.json" in contents:
+        read_json_object(tokenizer / "tokenizer_config.json")  # says what is wrong with it
         trained = next((folder for folder in (*adapters, base) if chat_template_of(folder) is not None), tokenizer)
         config = _without_template(contents["tokenizer_config.json"])
         contents["tokenizer_config.json"] = _without_bos(_as_trained(config, trained, tokenizer), tokenizer)
@@ -136,12 +137,19 @@ def _brings_tokenizer(base: Path, adapter: Path, plan: Mapping[str, Any]) -> boo
 
 
 def vocabulary(folder: Path) -> dict[str, int]:
-    """Return token -> id of a tokenizer.json, added tokens included."""
-    definition = read_json_object(folder / "tokenizer.json")
-    tokens = definition.get("model", {}).get("vocab") or {}
-    if isinstance(tokens, list):  # Unigram: [token, score] in the order of ids
-        tokens = {entry[0]: number for number, entry in enumerate(tokens)}
-    return tokens | {token["content"]: token["id"] for token in definition.get("added_tokens") or []}
+    """Return token -> id of a tokenizer.json, added tokens included. Raises OllamakeError for a file that is none."""
+    file = folder / "tokenizer.json"
+    definition = read_json_object(file)
+    try:
+        tokens = definition.get("model", {}).get("vocab") or {}
+        if isinstance(tokens, list):  # Unigram: [token, score] in the order of ids
+            tokens = {entry[0]: number for number, entry in enumerate(tokens)}
+        tokens = tokens | {token["content"]: token["id"] for token in definition.get("added_tokens") or []}
+        if strange := [(token, number) for token, number in tokens.items() if type(number) is not int or number < 0]:
+            raise ValueError(f"token and id {str(strange[0])[:100]}")
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise OllamakeError(f"{file} is not a tokenizer of Hugging Face's: {error}. Fetch it again.") from error
+    return tokens
 
 
 def embedding_rows(plan: Mapping[str, Any]) -> int | None:
@@ -157,19 +165,23 @@ def embedding_rows(plan: Mapping[str, Any]) -> int | None:
 def chat_template_of(folder: Path) -> str | None:
     """Return a folder's chat template from where transformers would take it: its own file, else tokenizer_config.json."""
     if (folder / TEMPLATE_FILE).is_file():
-        return (folder / TEMPLATE_FILE).read_bytes().decode("utf-8")
+        try:
+            return (folder / TEMPLATE_FILE).read_bytes().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise OllamakeError(f"{folder / TEMPLATE_FILE} is no text in UTF-8: {error}. Fetch it again.") from error
     for name in ("chat_template.json", "tokenizer_config.json"):
         if (folder / name).is_file():
             template = read_json_object(folder / name).get("chat_template")
             if isinstance(template, list):  # several named ones: [{"name": ..., "template": ...}]
-                template = next((entry["template"] for entry in template if entry.get("name") == "default"), None)
+                named = [entry for entry in template if isinstance(entry, dict)]
+                template = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
             if isinstance(template, str):
                 return template
     return None
 
 
 def _without_template(content: bytes) -> bytes:
-    config = json.loads(content)
+    config = parse_json(content)
     if "chat_template" not in config:
         return content
     del config["chat_template"]
@@ -184,7 +196,7 @@ def _as_trained(content: bytes, trained: Path, tokenizer: Path) -> bytes:
     file = trained / "tokenizer_config.json"
     if trained == tokenizer or not file.is_file():
         return content
-    config, theirs = json.loads(content), read_json_object(file)
+    config, theirs = parse_json(content), read_json_object(file)
     said = {key: theirs[key] for key in _ENDS if key in theirs and theirs[key] != config.get(key)}
     if not said:
         return content
@@ -198,7 +210,7 @@ def _without_bos(content: bytes, tokenizer: Path) -> bytes:
     Qwen's own tokenizers say so, others do not. Without it the GGUF does not say so either, and Ollama up to 0.29 then puts
     token 0 before every prompt of some families that it runs itself (0.17.4: model/models/qwen3/model.go, for one).
     """
-    config = json.loads(content)
+    config = parse_json(content)
     if config.get("add_bos_token") is not None or not (tokenizer / "tokenizer.json").is_file():
         return content
     unnamed = None if config.get("tokenizer_class") in _NO_BOS_UNLESS_NAMED else "the default of its class"
@@ -208,9 +220,9 @@ def _without_bos(content: bytes, tokenizer: Path) -> bytes:
     if special.is_file() and read_json_object(special).get("bos_token") is not None:
         return content
     processor = read_json_object(tokenizer / "tokenizer.json").get("post_processor") or {}
-    steps = processor.get("processors", [processor])
+    steps = processor.get("processors", [processor]) if isinstance(processor, dict) else [processor]
     # A template says itself what is put where; with `add_bos_token` given, transformers 5 would write another one in its place.
-    if any(step.get("type", "ByteLevel") != "ByteLevel" for step in steps):
+    if any(not isinstance(step, dict) or step.get("type", "ByteLevel") != "ByteLevel" for step in steps or ()):
         return content
     return _as_json(config | {"add_bos_token": False})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from ollamake.adapter_base import folders_named, named_base
 from ollamake.errors import OllamakeError
+from ollamake.json_object import read_json
 from ollamake.source_files import is_hub_id, source_files
 
 
@@ -61,9 +61,9 @@ def _named_base(adapter: Path) -> tuple[str, str | None]:
     """Return what adapter_config.json names as the base, and the revision of it."""
     file = adapter / "adapter_config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OllamakeError(f"--lora-path: {file} cannot be read as JSON: {error}") from error
+        config = read_json(file)
+    except OllamakeError as error:
+        raise OllamakeError(f"--lora-path: {error}") from error
     name, revision = named_base(config if isinstance(config, dict) else {})
     if name is None:
         raise OllamakeError(

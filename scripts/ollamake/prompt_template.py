@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ollamake.chat_template import answer_end, choose_template
-from ollamake.errors import OllamakeError
 from ollamake.generation_defaults import special_tokens
+from ollamake.json_object import read_json_object
 
 log = logging.getLogger("ollamake")
 
@@ -56,10 +55,7 @@ def special_texts(folder: Path) -> tuple[str, str]:
     config: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         file = folder / name
-        try:
-            config |= json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        except (OSError, ValueError) as error:
-            raise OllamakeError(f"{file} cannot be read as JSON: {error}") from error
+        config |= read_json_object(file) if file.is_file() else {}
     bos, eos = (config.get(f"{name}_token") for name in ("bos", "eos"))
     return _token_text(bos), _token_text(eos)
 

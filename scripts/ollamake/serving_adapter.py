@@ -6,13 +6,13 @@ and utils/adapter.py.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ollamake.errors import OllamakeError
+from ollamake.json_object import read_json_object
 from ollamake.model_files import tokenizer_owner
 from ollamake.tensor_names import EMBEDDING, HEAD
 
@@ -45,7 +45,7 @@ def max_lora_rank(rank: int) -> int | None:
 
 def require_served_by_vllm(name: str, plan: Mapping[str, Any], base: Path, adapter: Path) -> None:
     """Raise OllamakeError with everything for which vLLM cannot serve the adapter of model ``name`` beside its base."""
-    reasons = refused_by_vllm(plan, json.loads((base / "config.json").read_text(encoding="utf-8")))
+    reasons = refused_by_vllm(plan, read_json_object(base / "config.json"))
     if not reasons and tokenizer_owner(base, [adapter], plan) != base:
         reasons.append("it brings a tokenizer with other tokens than the base's, and servers have one tokenizer")
     if reasons:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from ollamake.awaited_shards import is_awaited
 from ollamake.errors import OllamakeError
+from ollamake.json_object import read_json
 from ollamake.peft_methods import is_plain_lora
 
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -41,6 +41,12 @@ SMALL_FILES = ("adapter_config.json", *MODEL_FILES, *BASE_INDEXES)
 Config = str | Mapping[str, Any]
 """A config.json or adapter_config.json: its path, or what is in it."""
 
+_DIGEST = re.compile(r"[0-9a-f]{30}")
+"""In the name of a file in a cache: of huggingface_hub (blobs/SHA), of DVC, of git-annex, of Ollama."""
+_LONGEST_NAME = 255
+"""Bytes: NAME_MAX of Linux."""
+_SHOWN = 300
+"""Characters of names that a message shows."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(@[\w./-]+)?", re.ASCII)
 
 
@@ -80,6 +86,7 @@ def source_files(
         )
     weights = _base_weights(path, key, elsewhere) if kind == "base" else adapter_weights(path, key, elsewhere)
     small = small_files(kind, weights, lambda name: _is_there(path, name, elsewhere))
+    _require_own(path, small, key)
     return [f"{folder}/{name}" for name in weights], [f"{folder}/{name}" for name in small]
 
 
@@ -121,15 +128,17 @@ def _base_weights(folder: Path, key: str, elsewhere: Collection[str]) -> list[st
 
 def _indexed_weights(folder: Path, index: Path, key: str, elsewhere: Collection[str]) -> list[str]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        names = sorted(set(read_json(index)["weight_map"].values()))
+    except (OllamakeError, KeyError, AttributeError, TypeError) as error:
         raise OllamakeError(
             f"{key}: {index} is not an index of safetensors files ({error}); expected JSON with `weight_map`."
             " Fetch the file again."
         ) from error
-    outside = [name for name in names if not isinstance(name, str) or Path(name).name != name]
+    outside = [name for name in names if not is_name_in_folder(name)]
     if outside:
-        raise OllamakeError(f"{key}: {index} names files outside its folder: {outside[:3]}. Nothing of it is read.")
+        raise OllamakeError(
+            f"{key}: {index} names files outside its folder: {str(outside[:3])[:_SHOWN]}. Nothing of it is read."
+        )
     missing = [name for name in names if not _is_there(folder, name, elsewhere)]
     if missing or not names:
         raise OllamakeError(
@@ -137,6 +146,36 @@ def _indexed_weights(folder: Path, index: Path, key: str, elsewhere: Collection[
             f" {', '.join(missing[:5]) or 'it names none'}. Complete the download."
         )
     return names
+
+
+def is_name_in_folder(name: object) -> bool:
+    """Whether a name that a stranger's file has is that of a file in the same folder, with nothing in it that deceives."""
+    return (
+        isinstance(name, str)
+        and name not in ("", ".", "..")
+        and Path(name).name == name
+        and "\\" not in name
+        and name.isprintable()
+        and len(name.encode("utf-8")) <= _LONGEST_NAME
+    )
+
+
+def _require_own(folder: Path, names: Sequence[str], key: str) -> None:
+    """Raise OllamakeError for a small file that is a link out of its folder to something else than such a file.
+
+    What stands in these goes into the model. A repository that was cloned may have links in it, to a key of the user's for
+    example; those that users make lead to a file of the same name, those of caches to one that its digest names.
+    """
+    for name in names:
+        path = folder / name
+        if not path.is_symlink():
+            continue
+        target = path.resolve()
+        if target.name != name and not _DIGEST.search(target.name) and not target.is_relative_to(folder.resolve()):
+            raise OllamakeError(
+                f"{key}: {path} is a link to {target}, outside of its folder. What stands there would go into the model. Remove"
+                " the link; if that is the file that is meant, copy it here."
+            )
 
 
 def reads_across_shards(base_config: Config, *adapter_configs: Config) -> bool:
@@ -162,8 +201,8 @@ def _configs_if_there(*configs: Config) -> list[Mapping[str, Any]]:
     What is wrong with a file is said by the job that reads it.
     """
     try:
-        found = [json.loads(Path(one).read_text(encoding="utf-8")) if isinstance(one, str) else one for one in configs]
-    except (OSError, ValueError):
+        found = [read_json(Path(one)) if isinstance(one, str) else one for one in configs]
+    except OllamakeError:
         return []
     return found if all(isinstance(one, Mapping) for one in found) else []
 

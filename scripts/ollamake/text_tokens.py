@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
 from ollamake.errors import OllamakeError
+from ollamake.json_object import parse_json
 
 _FIRST_GRAPHIC = 0x20
 """Bytes below are line feeds and tabs, which SentencePiece vocabularies write as bytes in every language."""
@@ -52,7 +53,7 @@ def load_tokenizer(folder: Path, parse_special: bool) -> TextTokenizer:
         return _by_transformers(folder, parse_special)
     try:
         text = file.read_text(encoding="utf-8")
-        return _of_backend(Tokenizer.from_str(text), json.loads(text), parse_special)
+        return _of_backend(Tokenizer.from_str(text), parse_json(text), parse_special)
     except Exception as error:  # tokenizers raises nothing more special
         raise OllamakeError(f"{file} cannot be loaded as a tokenizer: {error}") from error
 
