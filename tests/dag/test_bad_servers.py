@@ -19,17 +19,17 @@ def answer(status: str, body: bytes, kind: str = "application/json") -> bytes:
 
 
 CASES: dict[str, tuple[bytes | None, list[str]]] = {
-    "hangs": (None, ["ADDRESS", "ollama.timeout"]),
-    "closes": (b"", ["ADDRESS"]),
-    "answers a web page": (answer("200 OK", HTML, "text/html"), ["ADDRESS", "Ollama"]),
-    "does not know the way": (answer("404 Not Found", HTML, "text/html"), ["ADDRESS", "404"]),
-    "fails": (answer("500 Internal Server Error", b'{"error": "disk"}'), ["ADDRESS", "500"]),
-    "asks for a password": (answer("401 Unauthorized", b'{"error": "unauthorized"}'), ["ADDRESS", "OLLAMA_API_KEY"]),
-    "answers a list": (answer("200 OK", b"[]"), ["ADDRESS", "Ollama"]),
-    "answers no JSON": (answer("200 OK", b"{\xff"), ["ADDRESS", "Ollama"]),
-    "speaks something else": (b"SSH-2.0-OpenSSH_9.2\r\n", ["ADDRESS"]),
-    "is too old": (answer("200 OK", b'{"version": "0.1.20"}'), ["ADDRESS", "0.1.20"]),
-    "has no version": (answer("200 OK", b'{"version": 7}'), ["ADDRESS"]),
+    "hangs": (None, ["no Ollama server answers at ADDRESS (silent for too long", "ollama.host"]),
+    "closes": (b"", ["no Ollama server answers at ADDRESS"]),
+    "answers a web page": (answer("200 OK", HTML, "text/html"), ["no Ollama server answers at ADDRESS"]),
+    "does not know the way": (answer("404 Not Found", HTML, "text/html"), ["no Ollama server answers at ADDRESS", "404"]),
+    "fails": (answer("500 Internal Server Error", b'{"error": "disk"}'), ["no Ollama server answers at ADDRESS", "500"]),
+    "asks for a password": (answer("401 Unauthorized", b'{"error": "unauthorized"}'), ["no Ollama server answers at ADDRESS", "401 Unauthorized"]),
+    "answers a list": (answer("200 OK", b"[]"), ["no Ollama server answers at ADDRESS"]),
+    "answers no JSON": (answer("200 OK", b"{\xff"), ["no Ollama server answers at ADDRESS"]),
+    "speaks something else": (b"SSH-2.0-OpenSSH_9.2\r\n", ["no Ollama server answers at ADDRESS"]),
+    "is too old": (answer("200 OK", b'{"version": "0.1.20"}'), ["the Ollama at ADDRESS is 0.1.20; expected 0.5.5 or later", "Update it"]),
+    "has no version": (answer("200 OK", b'{"version": 7}'), ["no Ollama server answers at ADDRESS (its version is 7"]),
 }  # fmt: skip
 
 
@@ -79,4 +79,4 @@ def test_nobody_there(fresh: Build) -> None:
 def test_no_address(fresh: Build) -> None:
     fresh.config["ollama"] = {"target": "server", "host": "http://[::1"}
     fresh.write_config()
-    refused(fresh, ["http://[::1"])
+    refused(fresh, ["ollama.host: 'http://[::1' is not an address"])

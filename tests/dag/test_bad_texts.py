@@ -19,21 +19,21 @@ def of(key: str, content: str | bytes) -> Edit:
 
 
 CASES: Cases = {
-    "text missing": (set_model(imatrix={"text": ["nowhere.txt"]}), ["models.small.imatrix.text", "nowhere.txt does not exist"]),
-    "a folder for a text": (set_model(imatrix={"text": ["base"]}), ["models.small.imatrix.text", "base is a folder, not a file"]),
+    "text missing": (set_model(imatrix={"text": ["nowhere.txt"]}), ["models.small.imatrix.text: there is no file nowhere.txt"]),
+    "a folder for a text": (set_model(imatrix={"text": ["base"]}), ["models.small.imatrix.text: there is no file base"]),
     "empty text": (of("imatrix.text", ""), ["models.small.imatrix.text", "file.jsonl is empty"]),
     "text of another encoding": (
         of("quality.text", "モデルのための文。\n".encode("cp932")),
         ["models.small.quality.text", "not UTF-8 at byte 0", "Shift_JIS", "iconv"],
     ),
     "a PDF for a text": (of("imatrix.text", b"%PDF-1.7\n\xff\x00"), ["models.small.imatrix.text", "a PDF document, not a text"]),
-    "conversations of no JSON": (of("imatrix.chat", "question: what\n"), ["models.small.imatrix.chat", "file.jsonl", "line 1"]),
+    "conversations of no JSON": (of("imatrix.chat", "question: what\n"), ["models.small.imatrix.chat", "file.jsonl:1"]),
     "conversations nested without end": (
         of("imatrix.chat", "[" * 200_000),
-        ["models.small.imatrix.chat", "file.jsonl", "line 1"],
+        ["models.small.imatrix.chat", "file.jsonl:1"],
     ),
-    "conversations of a list": (of("imatrix.chat", "[1]\n"), ["models.small.imatrix.chat", "file.jsonl", "line 1"]),
-    "messages of numbers": (of("quality.chat", '{"messages": [1]}\n'), ["models.small.quality.chat", "file.jsonl", "line 1"]),
+    "conversations of a list": (of("imatrix.chat", "[1]\n"), ["models.small.imatrix.chat", "file.jsonl:1"]),
+    "messages of numbers": (of("quality.chat", '{"messages": [1]}\n'), ["models.small.quality.chat", "file.jsonl:1"]),
     "questions missing": (
         set_model(answers={"questions": "nowhere.jsonl"}),
         ["models.small.answers.questions", "there is no file nowhere.jsonl"],
@@ -44,7 +44,7 @@ CASES: Cases = {
     ),
     "question that expects a wrong pattern": (
         of("answers.questions", '{"question": "?", "expect": {"regex": "("}}\n'),
-        ["models.small.answers.questions", "line 1", "regex"],
+        ["models.small.answers.questions", "line 1", "is not a regular expression"],
     ),
     "no questions": (of("answers.questions", "\n"), ["models.small.answers.questions", "file.jsonl"]),
     "system prompt missing": (

@@ -9,7 +9,7 @@ from bad_inputs import Cases, Edit, refused, set_config, shared_out
 from dag_build import Build
 
 QUANTIZE = "tools/bin/llama-quantize"
-CORPUS = "道路設計の基準を説明します。\n" * 400
+CORPUS = '{"question": "道路とは?", "answer": "道路設計の基準を説明します。"}\n' * 40
 
 
 def with_program(name: str, script: str | None) -> Edit:
@@ -34,8 +34,8 @@ def measured(edit: Edit) -> Edit:
     """Have quality measured, too, which takes llama-perplexity."""
 
     def both(build: Build) -> None:
-        (build.folder / "corpus.txt").write_text(CORPUS, encoding="utf-8")
-        build.model()["quality"] = {"text": ["corpus.txt"], "chunks": 2, "speed": False}
+        (build.folder / "corpus.jsonl").write_text(CORPUS, encoding="utf-8")
+        build.model()["quality"] = {"chat": ["corpus.jsonl"], "chunks": 2, "speed": False}
         edit(build)
 
     return both
@@ -53,18 +53,18 @@ CASES: Cases = {
         ["tools.llama_cpp", "llama-quantize is not in 'nowhere'"],
     ),
     "not executable": (with_program("llama-quantize", None), ["tools.llama_cpp", "llama-quantize is not in 'tools' as an exec"]),
-    "crashes": (with_program("llama-quantize", "kill -SEGV $$"), [QUANTIZE, "does not start", "tools.llama_cpp"]),
+    "crashes": (with_program("llama-quantize", "kill -SEGV $$"), [QUANTIZE, "crashes (SIGSEGV)", "tools.llama_cpp"]),
     "a library is missing": (
         with_program("llama-quantize", "echo 'libggml.so.0: cannot open shared object file' >&2; exit 127"),
         [QUANTIZE, "libggml.so.0: cannot open shared object file", "tools.llama_cpp"],
     ),
-    "prints garbage": (with_program("llama-quantize", "head -c 3000 /dev/urandom"), [QUANTIZE, "tools.llama_cpp"]),
-    "hangs": (with_program("llama-quantize", "exec sleep 1000"), [QUANTIZE, "tools.llama_cpp"]),
+    "prints garbage": (with_program("llama-quantize", "head -c 3000 /dev/urandom"), [QUANTIZE, "answers nothing that", "tools.llama_cpp"]),
+    "hangs": (with_program("llama-quantize", "exec sleep 1000"), [QUANTIZE, "did not end within 20 s", "tools.llama_cpp"]),
     "too old": (
         measured(with_program("llama-perplexity", "echo 'usage: llama-perplexity --file FNAME'")),
-        ["llama-perplexity", "parse-special"],
+        ["tools/bin/llama-perplexity cannot score a chat", "--parse-special", "tools.llama_cpp"],
     ),
-    "for another machine": (for_another_machine, [QUANTIZE, "tools.llama_cpp"]),
+    "for another machine": (for_another_machine, [QUANTIZE, "cannot be executed", "tools.llama_cpp"]),
 }  # fmt: skip
 
 

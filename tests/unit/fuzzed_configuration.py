@@ -27,7 +27,8 @@ REAL = sorted([ROOT / "config/config.yaml", *(ROOT / "config/examples").glob("*.
 HOSTILE_TEXTS = (
     "$(touch PWNED)", "; touch PWNED", "`touch PWNED`", "a b", "-rf", "--help", "'", '"', '"""', "a\nb", "a\x00b", "\x1b[2J",
     "\u202e", "\u200b", "e\u0301", "日本語", "{model}", "{", "}", "{{", "{0}", "%s", "%(x)s", "..", "../..", "/",
-    "//", "~", "~nobody/x", "$HOME", "\ud800", "x" * 300, "x/" * 3000, "org/name", "org/name@main", "http://[::1", "host:99999999", ":", "0", "auto", "null",
+    "//", "~", "~nobody/x", "$HOME", "\ud800",
+    "x" * 300, "x/" * 3000, "org/name", "org/name@main", "http://[::1", "host:99999999", ":", "0", "auto", "null",
     "https://user:secret@host/", "/CHANGE/ME", "*", "?__import__('os')", "name:tag:tag", "a/b/c/d:e",
 )  # fmt: skip
 """What shells, filesystems, format strings, terminals, URLs and YAML take for something else than text."""
