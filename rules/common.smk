@@ -38,7 +38,7 @@ from ollamake.configuration import AUTO, overlay_models, read_configuration
 from ollamake.build_room import GIB
 from ollamake.disk_peak import Registration, disk_peak
 from ollamake.disk_turns import DiskTurns, Take
-from ollamake.errors import OllamakeError
+from ollamake.errors import OllamakeError, printable
 from ollamake.file_digest import sha256_of
 from ollamake.free_disk import MARGIN, free_bytes
 from ollamake.hub_room import bytes_to_fetch, with_downloads
@@ -142,7 +142,7 @@ def or_one_message(function, *arguments):
     try:
         return function(*arguments)
     except OllamakeError as error:
-        raise WorkflowError(str(error)) from None
+        raise WorkflowError(printable(str(error))) from None
 
 
 def copied_bucket():
@@ -530,7 +530,7 @@ def take_unreachable(error):
         return False
     demanded = CONFIG.target == "server" and not workflow.dryrun
     if str(error) not in UNREACHABLE and not demanded:
-        print(f"{error}; whether its models are still registered is not known, and taken for granted.", file=sys.stderr)
+        print(f"{printable(str(error))}; whether its models are still registered is not known, and taken for granted.", file=sys.stderr)
     UNREACHABLE.add(str(error))
     return demanded
 
@@ -2119,15 +2119,15 @@ def say_how_to_chat():
             for warning in (
                 json.loads(Path(file).read_text(encoding="utf-8")).get("warnings", []) if os.path.exists(file) else []
             ):
-                print(f"\n{name}, warning of its {kind}: {warning}", file=sys.stderr)
+                print(f"\n{name}, warning of its {kind}: {printable(warning)}", file=sys.stderr)
         if os.path.exists(PLAN.format(model=name)) and not model.is_derived:
             plan = json.loads(Path(PLAN.format(model=name)).read_text(encoding="utf-8"))
             for warning in chosen_warnings(plan, quantizations_so_far(name)):
-                print(f"\n{name}, warning of its plan: {warning}", file=sys.stderr)
+                print(f"\n{name}, warning of its plan: {printable(warning)}", file=sys.stderr)
         if name in MEASURED and os.path.exists(QUALITY_SUMMARY.format(model=name)):
             quality = json.loads(Path(QUALITY_SUMMARY.format(model=name)).read_text(encoding="utf-8"))
             for sentence in quality["sentences"]:
-                print(f"\n{name}: {sentence}", file=sys.stderr)
+                print(f"\n{name}: {printable(sentence)}", file=sys.stderr)
         markers = [
             MARKER.format(model=name, quant=quant) for quant in quantizations_so_far(name) if not model.is_derived
         ]

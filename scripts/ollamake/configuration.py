@@ -9,6 +9,7 @@ import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -151,9 +152,7 @@ def read_configuration(raw: Mapping[str, Any], schema_file: Path) -> Configurati
 
     Raises OllamakeError with every fault found, one a line, each with the path of its key.
     """
-    # libyaml, where PyYAML was built with it, is ten times as fast.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    schema = yaml.load(schema_file.read_text(encoding="utf-8"), loader)
+    schema = _read_schema(schema_file)
     raw = _spread_defaults(raw)
     if faults := configuration_faults(raw, schema):
         raise OllamakeError("the configuration has faults:\n  " + "\n  ".join(faults))
@@ -181,6 +180,13 @@ def read_configuration(raw: Mapping[str, Any], schema_file: Path) -> Configurati
         alternatives=tuple(map(_alternative, filled["plan"]["alternatives"])),
         hardware=checked_settings(filled["hardware"]),
     )
+
+
+@cache
+def _read_schema(file: Path) -> dict[str, Any]:
+    # libyaml, where PyYAML was built with it, is ten times as fast.
+    schema: dict[str, Any] = yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return schema
 
 
 def _spread_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def _unfit_values(value: Any, place: tuple[str | int, ...]) -> Iterator[str]:
         for number, inner in enumerate(value):
             yield from _unfit_values(inner, (*place, number))
     elif isinstance(value, int | float) and not abs(value) < _LARGEST_NUMBER:
-        what = "a number" if math.isfinite(value) else "a finite number"
+        what = "a number" if isinstance(value, int) or math.isfinite(value) else "a finite number"
         yield f"{_path(place)}: expected {what} below {_LARGEST_NUMBER:.0e}; found {_found.repr(value)}"
     elif isinstance(value, str) and (fault := _unfit_text(value, is_line=_is_line(place))):
         yield f"{_path(place)}: {fault}; found {_found.repr(value)}"
@@ -68,6 +68,8 @@ def _unfit_text(text: str, *, is_line: bool) -> str | None:
     unfit = [one for one in text if one == "\0" or "\ud800" <= one <= "\udfff" or (is_line and _is_control(one))]
     if unfit:
         return f"expected {'one line of ' if is_line else ''}text without the character U+{ord(unfit[0]):04X}"
+    if is_line and text.startswith("-"):
+        return "expected no dash at the beginning, which programs take for an option (give a path from / on)"
     size = len(text.encode("utf-8"))
     longest = max(len(name.encode("utf-8")) for name in text.split("/"))
     if is_line and (size > _LONGEST_LINE or longest > _LONGEST_NAME):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Callable
 
@@ -17,13 +18,33 @@ class OllamakeError(Exception):
     """
 
 
+_ORDERS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""What a terminal obeys or cannot show, or what makes it show text in another order than it is in; but tabs and ends of lines."""
+
+
+def printable(text: str) -> str:
+    """Return a text that may have names and texts from foreign files in it, with what is an order to terminals escaped."""
+    return _ORDERS.sub(lambda order: order[0].encode("unicode_escape").decode("ascii"), text)
+
+
+class _PrintableFormatter(logging.Formatter):
+    """Writes log lines that do nothing to the terminal but to stand there."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def run(main: Callable[[], None]) -> None:
     """Run an entry point: log to stderr, end an :class:`OllamakeError` in one message and exit code 1.
 
     So does what the machine cannot give: room on the disk, memory, files. Any other exception keeps its traceback: it is a
     defect of ours and belongs in the log. SIGTERM is an interruption, too.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_PrintableFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # They report every request at INFO, with addresses that may be signed for this user; what was asked is ours to say.
     for library in ("httpx", "httpx2"):
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -32,12 +53,12 @@ def run(main: Callable[[], None]) -> None:
             end_with_run()
             main()
     except OllamakeError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(str(error))}")
     except Exception as error:
         from ollamake.machine_limits import limit_met  # which raises errors of this module
 
         if (message := limit_met(error)) is None:
             raise
-        sys.exit(f"error: {message}")
+        sys.exit(f"error: {printable(message)}")
     except KeyboardInterrupt:
         sys.exit("interrupted; finished files are kept, run the same command again to go on")

@@ -30,7 +30,7 @@ from ollamake.free_disk import free_bytes, same_filesystem
 from ollamake.free_memory import free_memory
 from ollamake.hub_room import bytes_to_fetch, with_downloads
 from ollamake.input_consistency import check_tokenizers, require_same_base, trained_routers, unfinished_training
-from ollamake.installed_ollama import installed_version
+from ollamake.installed_ollama import installed_version, require_create_of_files
 from ollamake.job_needs import largest_job
 from ollamake.llama_cpp_source import require_compiler
 from ollamake.merge_plan import plan_merge
@@ -183,7 +183,9 @@ def _check_server(name: str, spec: Mapping[str, Any]) -> OllamaServer | None:
     served = spec["target"] != "store"
     if served:
         try:
-            log.info("Ollama %s at %s", server.version(), server.address)
+            version = server.version()
+            log.info("Ollama %s at %s", version, server.address)
+            require_create_of_files(version, server.address)
         except ServerUnreachable as error:
             if spec["target"] == "server" or not error.nobody_there:
                 raise

@@ -130,7 +130,10 @@ class OllamaServer:
                 answer.raise_for_status()
             else:
                 answer = self._request("GET", "/api/version")
-            return str(answer.json()["version"])
+            version = answer.json()["version"]
+            if not isinstance(version, str):
+                raise ValueError(f"its version is {version!r}, as no Ollama's")
+            return version
         except (*_PASSING, httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
             unreachable = ServerUnreachable(
                 f"no Ollama server answers at {self.address} ({_first_line(error)}). Start it (`ollama serve`),"

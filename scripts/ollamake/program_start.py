@@ -12,11 +12,14 @@ SECONDS = 20.0
 _NO_PROGRAM = 126
 """Exit codes from here on are the loader's and the shell's: no program, or a library that is missing."""
 
+_SAID = ("version", "usage")
+"""One of them is in the answer of every program to either option."""
+
 
 def require_starting(program: str, path: Path, seconds: float = SECONDS) -> None:
-    """Raise OllamakeError unless ``path`` runs with --version or --help and ends by itself.
+    """Raise OllamakeError unless ``path`` runs with --version or --help, ends by itself and says what a program says.
 
-    What it answers does not matter: llama-quantize ends with 1 after telling its usage.
+    How it ends does not matter: llama-quantize ends with 1 after telling its usage.
     """
     for option in ("--version", "--help"):
         fault = _fault(path, option, seconds)
@@ -48,4 +51,9 @@ def _fault(path: Path, option: str, seconds: float) -> str | None:
         return f"`{path.name} {option}` crashes ({how}{said})"
     if done.returncode >= _NO_PROGRAM:
         return f"`{path.name} {option}` does not start (exit code {done.returncode}{said})"
+    answer = done.stdout + done.stderr
+    if not any(word in answer.lower() for word in _SAID):
+        return (
+            f"`{path.name} {option}` answers nothing that llama.cpp's programs do (exit code {done.returncode}{said})"
+        )
     return None

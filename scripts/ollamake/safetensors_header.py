@@ -16,6 +16,7 @@ from typing import Any
 from ollamake.awaited_shards import awaited_header
 from ollamake.errors import OllamakeError
 from ollamake.json_object import parse_json
+from ollamake.text_encoding import signature
 
 MAX_HEADER = 100_000_000
 """Bytes: the format's own bound."""
@@ -81,8 +82,11 @@ def read_raw_header(path: Path) -> tuple[int, bytes]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
+            head = file.read(8)
+            length = int.from_bytes(head, "little")
             if size < 8 or length > min(MAX_HEADER, size - 8):
+                if what := signature(head + file.read(64)):
+                    raise OllamakeError(f"{path} is {what}; expected the tensors themselves. Fetch the file again.")
                 raise _damaged(path, f"its header should have {length} bytes, the file has {size}")
             return size, file.read(length)
     except OSError as error:

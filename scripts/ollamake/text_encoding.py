@@ -17,6 +17,13 @@ _SIGNATURES = (
     (b"\xfd7zXZ\x00", "compressed with xz"),
     (b"PAR1", "a Parquet table"),
     (b"GGUF", "a GGUF"),
+    (
+        b"version https://git-lfs.github.com/spec/",
+        "a pointer of Git LFS in place of a file, which `git lfs pull` fetches",
+    ),
+    (b"<!DOCTYPE html", "a web page"),
+    (b"<!doctype html", "a web page"),
+    (b"<html", "a web page"),
     (b"SQLite format 3\x00", "an SQLite database"),
     (b"\x89PNG", "a picture"),
     (b"\xff\xd8\xff", "a picture"),

@@ -16,7 +16,7 @@ import snakemake.settings.types
 from snakemake.exceptions import WorkflowError
 
 from ollamake.configuration_file import read_configuration_file
-from ollamake.errors import OllamakeError
+from ollamake.errors import OllamakeError, printable
 
 
 def load_configfile(file: str | Path) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def load_configfile(file: str | Path) -> dict[str, Any]:
     try:
         return read_configuration_file(Path(file))
     except OllamakeError as error:
-        raise WorkflowError(str(error)) from None
+        raise WorkflowError(printable(str(error))) from None
 
 
 def read_strictly() -> None:

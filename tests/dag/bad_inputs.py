@@ -60,7 +60,7 @@ def refused(build: Build, words: list[str], *arguments: str, **environment: str)
     for word in words:
         assert word in done.stdout
     # A job's message is shown by the job, and once more at the end, where it is seen.
-    messages = re.findall(r"^ *error: .*|^WorkflowError.*:$", done.stdout, re.MULTILINE)
+    messages = re.findall(r"^ *error: .*|^WorkflowError.*:\n(?!At least one job)", done.stdout, re.MULTILINE)
     assert len({message.strip() for message in messages}) == 1, messages
     assert len(done.stdout[done.stdout.rindex(words[0]) :].splitlines()) < 20
     logs = [file.read_text(encoding="utf-8", errors="replace") for file in build.folder.rglob("*.log")]

@@ -117,19 +117,21 @@ CASES: Cases = {
     "ranks in a list": (change_json(CONFIG, rank_pattern=[4]), [CONFIG, "rank_pattern", "[4]"]),
     "pattern that is none": (change_json(CONFIG, rank_pattern={"(": 4}), [CONFIG, "'('", "regular expression"]),
     "modules in a number": (change_json(CONFIG, target_modules=5), [CONFIG, "target_modules", "5"]),
-    "base in a list": (change_json(CONFIG, base_model_name_or_path=["base"]), [CONFIG, "base_model_name_or_path"]),
     "weights cut short": (truncated, [WEIGHTS, "truncated", "bytes"]),
-    "weights that were not fetched": (write(WEIGHTS, POINTER), [WEIGHTS, "git", "lfs"]),
-    "weights of a web page": (write(WEIGHTS, "<!DOCTYPE html><title>404</title>"), [WEIGHTS, "not a safetensors file"]),
+    "weights that were not fetched": (write(WEIGHTS, POINTER), [WEIGHTS, "a pointer of Git LFS", "git lfs pull"]),
+    "weights of a web page": (write(WEIGHTS, "<!DOCTYPE html><title>404</title>"), [WEIGHTS, "a web page", "Fetch"]),
     "no tensors": (tensors(lambda all: {}), [WEIGHTS, "no tensor"]),
     "half of a pair": (
         tensors(lambda all: {name: one for name, one in all.items() if "lora_B" not in name}),
-        [WEIGHTS, "lora_B"],
+        ["does not fit the base", "has lora_A without its other half"],
     ),
-    "whole numbers": (tensors(lambda all: {name: one.to(torch.int64) for name, one in all.items()}), [WEIGHTS, "I64"]),
+    "whole numbers": (
+        tensors(lambda all: {name: one.to(torch.int64) for name, one in all.items()}),
+        ["does not fit the base", "dtypes I64 and I64; expected floating point"],
+    ),
     "layers that the base does not have": (
         tensors(lambda all: {name.replace("layers.1.", "layers.7."): one for name, one in all.items()}),
-        ["layers.7."],
+        ["does not fit the base", "layers.7."],
     ),
     "a pickle that runs something": (pickled, ["adapter/adapter_model.bin"]),
     "weight of zero": (

@@ -68,7 +68,7 @@ CASES: Cases = {
     "only a GGUF": (only_gguf, ["models.small.base", "It has model-q4_k_m.gguf, which cannot be merged"]),
     "shard missing": (remove(SHARD), ["model.safetensors.index.json names 3 shards, of which 1 are not there"]),
     "shard cut short": (truncated, ["model-00002-of-00003.safetensors is truncated", "bytes"]),
-    "shard that was not fetched": (write(SHARD, POINTER), [SHARD, "git", "lfs"]),
+    "shard that was not fetched": (write(SHARD, POINTER), [SHARD, "a pointer of Git LFS", "git lfs pull"]),
     "shard of zeros": (write(SHARD, bytes(100_000)), [SHARD, "not a safetensors file"]),
     "index of no JSON": (write(INDEX, "<!DOCTYPE html>"), [INDEX, "not an index of safetensors files", "Fetch the file again"]),
     "index nested without end": (write(INDEX, "[" * 200_000), [INDEX, "not an index of safetensors files"]),

@@ -21,6 +21,11 @@ def test_a_users_error() -> None:
     assert (done.returncode, done.stderr) == (1, "error: where: expected this, found that\n")
 
 
+def test_names_of_foreign_files_are_no_orders_to_the_terminal() -> None:
+    done = run_code(r"import logging; logging.info('\x1b[2J a\tb'); raise OllamakeError('a\u202eb\x9b\x00\n道路 é')")
+    assert done.stderr == "\\x1b[2J a\tb\nerror: a\\u202eb\\x9b\\x00\n道路 é\n"
+
+
 def test_a_defect_keeps_its_traceback() -> None:
     done = run_code("raise ValueError('ours')")
     assert done.returncode == 1
