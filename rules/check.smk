@@ -29,6 +29,7 @@ rule check_inputs:
     params:
         spec=check_spec,
         now=check_now,
+        contents=small_contents,
         script=script("check_inputs"),
         code=code_digest("check_inputs"),
     message:

@@ -43,6 +43,7 @@ from ollamake.disk_turns import DiskTurns, Take
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
 from ollamake.free_disk import MARGIN, free_bytes
+from ollamake.future_times import bring_back
 from ollamake.hub_room import bytes_to_fetch, with_downloads
 from ollamake.imported_modules import modules_used_by
 from ollamake.llama_cpp_programs import find_converter, find_program, program_identity
@@ -116,6 +117,18 @@ def enter_folder():
         )
 
 
+def mend_times():
+    """Before anything is compared: see that no result is newer than the clock."""
+    if workflow.exec_mode != ExecMode.DEFAULT or workflow.dryrun:
+        return
+    if late := bring_back(Path("results"), STARTED):
+        print(
+            f"{len(late)} files in results/ (one of them {late[-1]}) are newer than the clock, so it was set back. Their times are"
+            " set to long ago: what they are made of is compared by content.",
+            file=sys.stderr,
+        )
+
+
 def begin_run():
     """Before the first job: end what a killed run has left, and let signals end the jobs of this one."""
     if workflow.exec_mode != ExecMode.DEFAULT:
@@ -135,6 +148,7 @@ def say_stopping(signal_name):
 
 STOPPED_BY = []
 enter_folder()
+mend_times()
 
 
 # Configuration ----------------------------------------------------------------------------------------------------
@@ -621,7 +635,7 @@ def code_digest(rule_name):
 
 @cache
 def source_digest(file):
-    """Return the sha256 of a file of the code, which many rules share."""
+    """Return the sha256 of a small file, of the code or of the user's, which many rules share."""
     return sha256_of(file)
 
 
@@ -674,6 +688,19 @@ def is_made_here(path):
 def small_files(wildcards):
     """Return config, tokenizer and adapter_config: everything beside the weights, compared by content."""
     return [brought(file) for weights, files in sources_of(wildcards.model) for file in files]
+
+
+def small_contents(wildcards):
+    """Return what the user's small files hold: an older one that takes the place of another is a change, too."""
+    return contents_of(file for _, files in sources_of(wildcards.model) for file in files)
+
+
+def contents_of(files):
+    """Return path -> sha256 of files that the user brought and that are here."""
+    if BUCKET:
+        return ""  # Which of them are here differs from run to run; objects have times of the bucket's.
+    mine = [file for file in files if not is_made_here(file) and not file.startswith("resources/hub/")]
+    return spec(**{file: source_digest(Path(file)) for file in mine if os.path.exists(file)})
 
 
 def users_small_files(wildcards):
@@ -1194,6 +1221,17 @@ def domain_text(wildcards):
 def calibration_texts(wildcards):
     """Return the files that a model's importance matrix is computed from."""
     return [brought(file) for file in CONFIG.models[wildcards.model].calibration.files]
+
+
+def text_contents(wildcards):
+    """Return what the files of one of a model's texts hold."""
+    return contents_of(domain_text(wildcards).files)
+
+
+def overlap_contents(wildcards):
+    """Return what the files of both of a model's texts hold."""
+    model = CONFIG.models[wildcards.model]
+    return contents_of([*model.calibration.files, *model.quality.evaluation.files])
 
 
 def evaluation_texts(wildcards):
