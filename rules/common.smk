@@ -9,6 +9,7 @@ import gc
 import hashlib
 import inspect
 import json
+import logging
 import os
 import re
 import sys
@@ -42,7 +43,7 @@ from ollamake.disk_peak import Registration, disk_peak
 from ollamake.disk_turns import DiskTurns, Take
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
-from ollamake.free_disk import MARGIN, free_bytes
+from ollamake.free_disk import MARGIN, free_bytes, require_writable
 from ollamake.future_times import bring_back
 from ollamake.hub_room import bytes_to_fetch, with_downloads
 from ollamake.imported_modules import modules_used_by
@@ -98,11 +99,23 @@ snakemake_durable_records.keep_records()
 
 
 # One run ----------------------------------------------------------------------------------------------------------
+def or_one_message(function, *arguments):
+    """Call a function of the library; what it refuses ends the workflow in that one message."""
+    try:
+        return function(*arguments)
+    except OllamakeError as error:
+        raise WorkflowError(str(error)) from None
+
+
 def enter_folder():
     """Say that a Snakemake is at work here; where another one was killed, release what it had locked."""
     name_run(Path())
     if workflow.exec_mode != ExecMode.DEFAULT:
         return
+    # What Snakemake cannot write to its own log is on the terminal, too: no traceback for each line of it.
+    logging.raiseExceptions = False
+    if not workflow.dryrun:
+        or_one_message(require_writable, Path(".snakemake"))
     alone, others = enter(Path())
     if has_locks(Path()) and alone:
         FilePersistence().cleanup_locks()
@@ -152,14 +165,6 @@ mend_times()
 
 
 # Configuration ----------------------------------------------------------------------------------------------------
-def or_one_message(function, *arguments):
-    """Call a function of the library; what it refuses ends the workflow in that one message."""
-    try:
-        return function(*arguments)
-    except OllamakeError as error:
-        raise WorkflowError(str(error)) from None
-
-
 def copied_bucket():
     """Return the bucket that the working directory is a copy of; None where files are only here. See profiles/s3."""
     if workflow.storage_settings.default_storage_provider is None:

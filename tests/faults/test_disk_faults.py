@@ -1,0 +1,100 @@
+"""Disks that are full, fail, take less than asked or may not be written, under single jobs of a finished build.
+
+A job that fails says one thing and leaves what was there; done again without the fault, it comes to the same bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dag_build import Build
+from faulty_disk import environment
+from jobs_by_hand import Job, files_in, jobs_of, prepare, run_job
+from outcomes import Checked, Outcome
+from small_build import VOLATILE_PATTERN, copied, small_inputs
+from snakemake_runs import run_snakemake
+
+WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner,-linux_immutable")
+"""Root without what lets root write where it may not: works in a container of the usual kind, where nothing can be mounted."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """``settings``: of faulty_writes.c; ``limits``: of the shell; ``is_survived``: the job is to end well all the same."""
+
+    settings: tuple[tuple[str, Any], ...] = ()
+    limits: tuple[str, ...] = ()
+    locked: bool = False
+    is_survived: bool = False
+
+
+FAULTS = {
+    "no room: write (ENOSPC)": Fault((("call", "write"), ("errno", errno.ENOSPC))),
+    "no room: the second write": Fault((("call", "write"), ("errno", errno.ENOSPC), ("after", 1))),
+    "no room: fsync": Fault((("call", "sync"), ("errno", errno.ENOSPC))),
+    "quota (EDQUOT)": Fault((("call", "write"), ("errno", errno.EDQUOT))),
+    "failing disk: write (EIO)": Fault((("call", "write"), ("errno", errno.EIO))),
+    "failing disk: fsync (EIO)": Fault((("call", "sync"), ("errno", errno.EIO))),
+    "failing disk: rename (EIO)": Fault((("call", "rename"), ("errno", errno.EIO))),
+    "read-only filesystem (EROFS)": Fault((("call", "open"), ("errno", errno.EROFS))),
+    "folders that may not be written": Fault(locked=True),
+    "short and interrupted writes": Fault((("short", 1),), is_survived=True),
+    "a limit of the size of files": Fault(limits=("ulimit -f 64",)),
+    "10 open files": Fault(limits=("ulimit -n 10",)),
+}
+"""Where a fault does not reach a job (it writes nothing, or little), the job ends well."""
+
+FEW = (
+    ("no room: write (ENOSPC)", "merge_shard"),
+    ("short and interrupted writes", "merge_shard"),
+    ("failing disk: fsync (EIO)", "plan_merge"),
+    ("folders that may not be written", "write_modelfile"),
+    ("read-only filesystem (EROFS)", "register"),
+)
+"""For every run of the tests: a fault of each kind, each under another kind of job."""
+
+
+def of_each_rule(build: Build) -> dict[str, Job]:
+    """Return the first job of each rule."""
+    return {job.rule: job for job in reversed(jobs_of(build.folder))}
+
+
+def what_comes_of(name: str, job: Job, build: Build, library: Path, choice: random.Random) -> Outcome:
+    """Run a job with a fault, then without, and compare all results with those before."""
+    fault, folder = FAULTS[name], build.folder
+    before = files_in(folder / "results")
+    prepare(job, folder)
+    given = environment(library, folder / "results", **dict(fault.settings)) if fault.settings else None
+    with locked(folder / "results") if fault.locked else unlocked() as under:
+        ended = run_job(job, folder, given, fault.limits, under)
+    after = files_in(folder / "results")
+    wrong = ended.faults()
+    if ended.code:
+        wrong += [f"{file} is another" for file in before if after.get(file) != before[file]]
+    wrong += [f"{file} was left" for file in after if file not in before]
+    if fault.is_survived and ended.code:
+        wrong.append("it failed")
+    again = run_job(job, folder)
+    now = files_in(folder / "results")
+    differing = [file for file in before if now.get(file) != before[file] and not VOLATILE_PATTERN.search(file)]
+    how = "one message" if ended.code else "well"
+    if wrong or differing:
+        print(f"{name}, {job.rule}: {wrong} {differing}\n{ended.said}")
+    return Outcome(name, job.rule, "its first job", 1, how, again.code == 0, not differing, tuple(wrong))
+
+
+@pytest.mark.parametrize(("name", "rule"), FEW)
+def test_a_few(undisturbed: Build, faulty_writes: Path, checked: Checked, tmp_path: Path, name: str, rule: str) -> None:
+    build = copied(undisturbed, tmp_path / "work")
+    outcome = what_comes_of(name, of_each_rule(build)[rule], build, faulty_writes)
+    checked([outcome])
+    assert outcome.ended == ("well" if FAULTS[name].is_survived else "one message")
