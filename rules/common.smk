@@ -95,17 +95,15 @@ SUBMITTED_MB = 400  # two Snakemakes run beside a submitted job: 320 MiB of resi
 
 # One run ----------------------------------------------------------------------------------------------------------
 def enter_folder():
-    """Say that a Snakemake is at work here; where another one was killed, release what it had locked."""
+    """Say that a Snakemake is at work here, as jobs on a cluster do, too; release what a killed one had locked."""
     name_run(Path())
-    if workflow.exec_mode != ExecMode.DEFAULT:
-        return
     alone, others = enter(Path())
-    if has_locks(Path()) and alone:
+    if workflow.exec_mode != ExecMode.DEFAULT or not has_locks(Path()):
+        return
+    if alone:
         FilePersistence().cleanup_locks()
-        print(
-            "The last run in this folder was killed: its lock is released, what it finished is kept.", file=sys.stderr
-        )
-    elif has_locks(Path()) and others:
+        print("The last run in this folder was killed: its lock is released, what it finished is kept.", file=sys.stderr)
+    elif others:
         print(
             f"Another Snakemake is at work in {os.getcwd()}: {', '.join(others)}. Wait until it has ended, or stop it with Ctrl-C"
             " or `kill`. As long as it is there, do not say --unlock.",
