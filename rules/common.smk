@@ -102,7 +102,9 @@ def enter_folder():
         return
     if alone:
         FilePersistence().cleanup_locks()
-        print("The last run in this folder was killed: its lock is released, what it finished is kept.", file=sys.stderr)
+        print(
+            "The last run in this folder was killed: its lock is released, what it finished is kept.", file=sys.stderr
+        )
     elif others:
         print(
             f"Another Snakemake is at work in {os.getcwd()}: {', '.join(others)}. Wait until it has ended, or stop it with Ctrl-C"
