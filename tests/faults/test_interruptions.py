@@ -12,10 +12,10 @@ from small_build import copied, final_bytes, small_inputs
 
 
 def test_a_few(inputs: Build, expected: dict[str, str], checked: Checked, tmp_path: Path) -> None:
-    """Each kind twice."""
+    """Each kind once or twice."""
     kinds = (*KILLS, *SIGNALS)
     build = copied(inputs, tmp_path / "work")
-    outcomes = chain(build, Interrupter(1, kinds), 2 * len(kinds), expected, tmp_path / "said")
+    outcomes = chain(build, Interrupter(1, kinds, share=1.0), 2 * len(kinds), expected, tmp_path / "said")
     checked(outcomes)
     assert {outcome.kind for outcome in outcomes} == set(kinds)
 
