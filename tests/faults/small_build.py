@@ -55,6 +55,8 @@ VOLATILE: Mapping[str, str] = {
 VOLATILE_KEYS: Mapping[str, Mapping[str, str]] = {
     "registered.json": {"time": "when it was registered"},
     "inputs.json": dict.fromkeys(("disk_allowed_gb", "disk_free_gb", "memory_free_gb"), "what was free at that time"),
+    # Killed when the application's file has its values already, the next job finds them there.
+    "rag_config.json": dict.fromkeys(("before", "backup", "written"), "what the job found to be done"),
 }
 """Name of a JSON file -> keys that are not compared -> why; all others are."""
 
