@@ -108,21 +108,26 @@ def or_one_message(function, *arguments):
 
 
 def enter_folder():
-    """Say that a Snakemake is at work here; where another one was killed, release what it had locked."""
+    """Say that a Snakemake is at work here, as jobs on a cluster do, too; release what a killed one had locked."""
     name_run(Path())
+<<<<<<< HEAD
     if workflow.exec_mode != ExecMode.DEFAULT:
         return
     # What Snakemake cannot write to its own log is on the terminal, too: no traceback for each line of it.
     logging.raiseExceptions = False
     if not workflow.dryrun:
         or_one_message(require_writable, Path(".snakemake"))
+=======
+>>>>>>> cdeb4818cc5433aed0706a1b1beb76b6324bd98e
     alone, others = enter(Path())
-    if has_locks(Path()) and alone:
+    if workflow.exec_mode != ExecMode.DEFAULT or not has_locks(Path()):
+        return
+    if alone:
         FilePersistence().cleanup_locks()
         print(
             "The last run in this folder was killed: its lock is released, what it finished is kept.", file=sys.stderr
         )
-    elif has_locks(Path()) and others:
+    elif others:
         print(
             f"Another Snakemake is at work in {os.getcwd()}: {', '.join(others)}. Wait until it has ended, or stop it with Ctrl-C"
             " or `kill`. As long as it is there, do not say --unlock.",

@@ -1,7 +1,8 @@
 """How the tests are handed out to processes: what shares expensive fixtures stays together.
 
 A unit of work goes to one process as a whole. Units of tests/unit come first, then those of tests/dag, tests/faults and
-tests/e2e: what takes minutes to compile is compiled meanwhile, and no test sees the Ollama that tests of e2e put on PATH unless it wants to.
+tests/e2e: what takes minutes to compile is compiled meanwhile, and no test sees the Ollama that tests of e2e put on PATH unless
+it wants to.
 """
 
 from __future__ import annotations

@@ -7,11 +7,15 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ollamake.file_digest import sha256_of
+
+WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner,-linux_immutable")
+"""Root without what lets root write where it may not: works in a container of the usual kind, where nothing can be mounted."""
 
 _SCRIPT = re.compile(r"^( *)python ", re.MULTILINE)
 
@@ -32,17 +36,12 @@ class Ended:
     code: int
     said: str
 
-    @property
-    def messages(self) -> list[str]:
-        """The messages for the user: from `error: ` to the end."""
-        begin = [line for line in self.said.splitlines() if line.startswith("error: ")]
-        return begin
-
     def faults(self) -> list[str]:
         """Return what is wrong about the way in which it failed."""
         if self.code == 0:
             return []
-        wrong = [f"{len(self.messages)} messages"] if len(self.messages) != 1 else []
+        messages = sum(line.startswith("error: ") for line in self.said.splitlines())
+        wrong = [f"{messages} messages"] if messages != 1 else []
         return wrong + ["a traceback"] * ("Traceback (most recent call last)" in self.said)
 
 
@@ -87,6 +86,27 @@ def run_job(
         check=False,
     )
     return Ended(done.returncode, done.stdout)
+
+
+def prepare(job: Job, folder: Path) -> None:
+    """Make the folders that Snakemake makes for a job: those of its outputs in a storage."""
+    for path in re.findall(r"^ *touch (\S+)$", job.command, re.MULTILINE):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[tuple[str, ...]]:
+    """Take from everybody the right to write to a folder and those in it; give what is to be put before a command so that it
+    holds for root, too."""
+    folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+    modes = {path: path.stat().st_mode for path in folders}
+    try:
+        for path in folders:
+            path.chmod(modes[path] & ~0o222)
+        yield WITHOUT_RIGHTS if os.geteuid() == 0 else ()
+    finally:
+        for path in folders:
+            path.chmod(modes[path])
 
 
 def files_in(folder: Path) -> dict[str, str]:
