@@ -107,18 +107,17 @@ def or_one_message(function, *arguments):
         raise WorkflowError(str(error)) from None
 
 
+def require_notes():
+    """Before anything is noted: see that it can be."""
+    if workflow.exec_mode == ExecMode.DEFAULT and not workflow.dryrun:
+        # What Snakemake cannot write to its own log is on the terminal, too: no traceback for each line of it.
+        logging.raiseExceptions = False
+        or_one_message(require_writable, Path(".snakemake"))
+
+
 def enter_folder():
     """Say that a Snakemake is at work here, as jobs on a cluster do, too; release what a killed one had locked."""
     name_run(Path())
-<<<<<<< HEAD
-    if workflow.exec_mode != ExecMode.DEFAULT:
-        return
-    # What Snakemake cannot write to its own log is on the terminal, too: no traceback for each line of it.
-    logging.raiseExceptions = False
-    if not workflow.dryrun:
-        or_one_message(require_writable, Path(".snakemake"))
-=======
->>>>>>> cdeb4818cc5433aed0706a1b1beb76b6324bd98e
     alone, others = enter(Path())
     if workflow.exec_mode != ExecMode.DEFAULT or not has_locks(Path()):
         return
@@ -165,6 +164,7 @@ def say_stopping(signal_name):
 
 
 STOPPED_BY = []
+require_notes()
 enter_folder()
 mend_times()
 

@@ -1,4 +1,4 @@
-"""Disks that are full, fail, take less than asked or may not be written, under single jobs of a finished build.
+"""Disks that are full, fail, take less than asked or may not be written, and limits of processes, under single jobs of a build.
 
 A job that fails says one thing and leaves what was there; done again without the fault, it comes to the same bytes.
 """
@@ -46,7 +46,8 @@ FAULTS = {
     "folders that may not be written": Fault(locked=True),
     "short and interrupted writes": Fault((("short", 1),), is_survived=True),
     "a limit of the size of files": Fault(limits=("ulimit -f 64",)),
-    "10 open files": Fault(limits=("ulimit -n 10",)),
+    "5 open files": Fault(limits=("ulimit -n 5",)),
+    "300 MB of addresses": Fault(limits=("ulimit -v 300000",)),
 }
 """Where a fault does not reach a job (it writes nothing, or little), the job ends well."""
 
@@ -56,6 +57,7 @@ FEW = (
     ("failing disk: fsync (EIO)", "plan_merge"),
     ("folders that may not be written", "write_modelfile"),
     ("read-only filesystem (EROFS)", "register"),
+    ("300 MB of addresses", "merge_shard"),
 )
 """For every run of the tests: a fault of each kind, each under another kind of job."""
 
