@@ -30,6 +30,7 @@ rule check_inputs:
         spec=check_spec,
         now=check_now,
         read=lambda wildcards, input: [file for file in map(str, input.files) if not file.endswith(WEIGHT_SUFFIXES)],
+        contents=small_contents,
         script=script("check_inputs"),
         code=code_digest("check_inputs"),
     message:

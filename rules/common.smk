@@ -9,6 +9,7 @@ import gc
 import hashlib
 import inspect
 import json
+import logging
 import os
 import re
 import sys
@@ -40,7 +41,8 @@ from ollamake.disk_peak import Registration, disk_peak
 from ollamake.disk_turns import DiskTurns, Take
 from ollamake.errors import OllamakeError, printable
 from ollamake.file_digest import sha256_of
-from ollamake.free_disk import MARGIN, free_bytes
+from ollamake.free_disk import MARGIN, free_bytes, require_writable
+from ollamake.future_times import bring_back
 from ollamake.hub_room import bytes_to_fetch, with_downloads
 from ollamake.imported_modules import modules_used_by
 from ollamake.llama_cpp_programs import find_converter, find_program, program_identity
@@ -96,21 +98,49 @@ snakemake_durable_records.keep_records()
 
 
 # One run ----------------------------------------------------------------------------------------------------------
+def or_one_message(function, *arguments):
+    """Call a function of the library; what it refuses ends the workflow in that one message."""
+    try:
+        return function(*arguments)
+    except OllamakeError as error:
+        raise WorkflowError(printable(str(error))) from None
+
+
+def require_notes():
+    """Before anything is noted: see that it can be."""
+    if workflow.exec_mode == ExecMode.DEFAULT and not workflow.dryrun:
+        # What Snakemake cannot write to its own log is on the terminal, too: no traceback for each line of it.
+        logging.raiseExceptions = False
+        or_one_message(require_writable, Path(".snakemake"))
+
+
 def enter_folder():
-    """Say that a Snakemake is at work here; where another one was killed, release what it had locked."""
+    """Say that a Snakemake is at work here, as jobs on a cluster do, too; release what a killed one had locked."""
     name_run(Path())
-    if workflow.exec_mode != ExecMode.DEFAULT:
-        return
     alone, others = enter(Path())
-    if has_locks(Path()) and alone:
+    if workflow.exec_mode != ExecMode.DEFAULT or not has_locks(Path()):
+        return
+    if alone:
         FilePersistence().cleanup_locks()
         print(
             "The last run in this folder was killed: its lock is released, what it finished is kept.", file=sys.stderr
         )
-    elif has_locks(Path()) and others:
+    elif others:
         print(
             f"Another Snakemake is at work in {os.getcwd()}: {', '.join(others)}. Wait until it has ended, or stop it with Ctrl-C"
             " or `kill`. As long as it is there, do not say --unlock.",
+            file=sys.stderr,
+        )
+
+
+def mend_times():
+    """Before anything is compared: see that no result is newer than the clock."""
+    if workflow.exec_mode != ExecMode.DEFAULT or workflow.dryrun:
+        return
+    if late := bring_back(Path("results"), STARTED):
+        print(
+            f"{len(late)} files in results/ (one of them {late[-1]}) are newer than the clock, so it was set back. Their times are"
+            " set to long ago: what they are made of is compared by content.",
             file=sys.stderr,
         )
 
@@ -133,18 +163,12 @@ def say_stopping(signal_name):
 
 
 STOPPED_BY = []
+require_notes()
 enter_folder()
+mend_times()
 
 
 # Configuration ----------------------------------------------------------------------------------------------------
-def or_one_message(function, *arguments):
-    """Call a function of the library; what it refuses ends the workflow in that one message."""
-    try:
-        return function(*arguments)
-    except OllamakeError as error:
-        raise WorkflowError(printable(str(error))) from None
-
-
 def copied_bucket():
     """Return the bucket that the working directory is a copy of; None where files are only here. See profiles/s3."""
     if workflow.storage_settings.default_storage_provider is None:
@@ -621,7 +645,7 @@ def code_digest(rule_name):
 
 @cache
 def source_digest(file):
-    """Return the sha256 of a file of the code, which many rules share."""
+    """Return the sha256 of a small file, of the code or of the user's, which many rules share."""
     return sha256_of(file)
 
 
@@ -674,6 +698,19 @@ def is_made_here(path):
 def small_files(wildcards):
     """Return config, tokenizer and adapter_config: everything beside the weights, compared by content."""
     return [brought(file) for weights, files in sources_of(wildcards.model) for file in files]
+
+
+def small_contents(wildcards):
+    """Return what the user's small files hold: an older one that takes the place of another is a change, too."""
+    return contents_of(file for _, files in sources_of(wildcards.model) for file in files)
+
+
+def contents_of(files):
+    """Return path -> sha256 of files that the user brought and that are here."""
+    if BUCKET:
+        return ""  # Which of them are here differs from run to run; objects have times of the bucket's.
+    mine = [file for file in files if not is_made_here(file) and not file.startswith("resources/hub/")]
+    return spec(**{file: source_digest(Path(file)) for file in mine if os.path.exists(file)})
 
 
 def users_small_files(wildcards):
@@ -1194,6 +1231,17 @@ def domain_text(wildcards):
 def calibration_texts(wildcards):
     """Return the files that a model's importance matrix is computed from."""
     return [brought(file) for file in CONFIG.models[wildcards.model].calibration.files]
+
+
+def text_contents(wildcards):
+    """Return what the files of one of a model's texts hold."""
+    return contents_of(domain_text(wildcards).files)
+
+
+def overlap_contents(wildcards):
+    """Return what the files of both of a model's texts hold."""
+    model = CONFIG.models[wildcards.model]
+    return contents_of([*model.calibration.files, *model.quality.evaluation.files])
 
 
 def evaluation_texts(wildcards):

@@ -36,6 +36,7 @@ rule plan_merge:
         alone=1,
     params:
         spec=plan_spec,
+        contents=small_contents,
         script=script("plan_merge"),
         code=code_digest("plan_merge"),
     message:
@@ -155,6 +156,7 @@ rule write_model_files:
         mem_mb=500,
     params:
         spec=source_spec,
+        contents=small_contents,
         script=script("write_model_files"),
         code=code_digest("write_model_files"),
     message:

@@ -76,6 +76,7 @@ rule measure_ghost:
         quantize=lambda wildcards, input: program_path("llama-quantize"),
         fit_params=lambda wildcards, input: fit_params_path(),
         programs=ghost_programs(),
+        contents=small_contents,
         script=script("measure_ghost"),
         code=code_digest("measure_ghost"),
     message:

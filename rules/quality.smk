@@ -42,6 +42,7 @@ rule check_overlap:
         evaluation_chat=lambda wildcards: list(CONFIG.models[wildcards.model].quality.evaluation.chat),
         calibration_text=lambda wildcards: list(CONFIG.models[wildcards.model].calibration.text),
         calibration_chat=lambda wildcards: list(CONFIG.models[wildcards.model].calibration.chat),
+        contents=overlap_contents,
         script=script("check_overlap"),
         code=code_digest("check_overlap"),
     message:
@@ -83,6 +84,7 @@ rule prepare_text:
         chat=lambda wildcards: list(domain_text(wildcards).chat),
         chunks=lambda wildcards: domain_text(wildcards).chunks or "all",
         context=lambda wildcards: domain_text(wildcards).context,
+        contents=text_contents,
         script=script("prepare_text"),
         code=code_digest("prepare_text"),
     message:

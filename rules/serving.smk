@@ -33,6 +33,7 @@ rule write_serving_files:
         mem_mb=500,
     params:
         spec=serving_spec,
+        contents=small_contents,
         script=script("write_serving_files"),
         code=code_digest("write_serving_files"),
     message:

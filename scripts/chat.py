@@ -12,8 +12,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from ollamake.errors import run
 from ollamake.record_seal import read_record
@@ -27,13 +28,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def server_of(marker: dict[str, Any], folder: Path) -> AbstractContextManager[str | None]:
+    """Return the address of the server that has the model, or of one that is started on its store and logs to ``folder``."""
+    if marker["target"] == "store":
+        return serving(Path(marker["store"]), folder / "serve.log")
+    return nullcontext(marker.get("host"))
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     marker = read_record(args.marker)
-    # Of a name that nobody can have made a link of beforehand.
-    log = Path(tempfile.mkdtemp(prefix="ollamake-")) / "serve.log"
-    server = serving(Path(marker["store"]), log) if marker["target"] == "store" else nullcontext(marker.get("host"))
-    with server as address:
+    with tempfile.TemporaryDirectory(prefix="ollamake-") as folder, server_of(marker, Path(folder)) as address:
         command = ["ollama", "run", marker["name"], *args.question]
         done = subprocess.run(command, env={**os.environ, "OLLAMA_HOST": address}, check=False)
     sys.exit(done.returncode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from ollamake.errors import OllamakeError
 
 MARGIN = 100_000_000
 """Bytes left free beside the file: logs, records and other people's work."""
+
+_NOTES = 100_000
+"""Bytes that Snakemake writes at least in a run: its log, and what it knows of each file."""
 
 
 def free_bytes(folder: Path) -> int:
@@ -30,6 +34,24 @@ def require_free_disk(folder: Path, needed: int, what: str) -> None:
             f" (0.1 GB of which stay free). Make room, run with `--directory` on a larger disk, quantize to fewer"
             " types, or set keep.merged and keep.unquantized to false so that intermediate files go when they are used."
         )
+
+
+def require_writable(folder: Path) -> None:
+    """Raise OllamakeError unless a folder, which is made if need be, takes some KB of notes."""
+    probe = folder / f".room.{os.getpid()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_bytes(bytes(_NOTES))
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise OllamakeError(
+            f"{folder.absolute()} takes no file of {_NOTES // 1000} KB ({error.strerror}; {free_bytes(folder) / 1e9:.2f} GB are"
+            " free there). Expected room for the notes of a run, and the right to write them: make room, mend the permissions or"
+            " how the disk is mounted, or run with `--directory` elsewhere. What is finished is kept: run the same command again"
+            " to go on."
+        ) from error
 
 
 def _existing(folder: Path) -> Path:

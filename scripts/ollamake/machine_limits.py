@@ -19,7 +19,7 @@ _AGAIN = "What is finished is kept: run the same command again to go on."
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LARGER = "Make room, or run with `--directory` on a larger disk."
 _MEMORY = re.compile(
-    r"can't allocate memory|not enough memory|failed to allocate|unable to mmap|Cannot allocate memory"
+    r"failed to map segment|can't allocate memory|not enough memory|failed to allocate|unable to mmap|Cannot allocate memory"
 )
 _SAID = re.compile(r"OSError: \[Errno (\d+)\] ([^:\n]*)")
 _SAID_MEMORY = re.compile(r"(\w+\.)*_?(Array)?MemoryError\b")
@@ -36,7 +36,7 @@ def limit_met(error: BaseException) -> str | None:
         return _of_number(error.errno, error.filename2 or error.filename, error.strerror or str(error))
     if found := _OS_ERROR.search(str(error)):
         return _of_number(int(found[1]), None, str(error))
-    if isinstance(error, RuntimeError) and _MEMORY.search(str(error)):
+    if isinstance(error, RuntimeError | ImportError) and _MEMORY.search(str(error)):
         return _no_memory(str(error).splitlines()[0])
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return _no_processes()

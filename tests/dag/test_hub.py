@@ -245,7 +245,6 @@ def test_a_killed_download_goes_on_where_it_was(fresh: Build, hub: HubStandIn) -
     assert not (folder_of(fresh) / SHARDS[1]).exists()
     hub.faults.clear()
     hub.requests.clear()
-    fresh.run("--cores", "1", "--unlock")
     fresh.run("--cores", "1", "merged")
     assert hub.sent
     again = [request for request in hub.requests if request.path == f"/org/small/{SHARDS[1]}"]

@@ -254,7 +254,7 @@ def test_a_result_deleted(build: Build, deleted: str, jobs: dict[str, int]) -> N
 
 @contextmanager
 def killed_when(build: Build, target: str, ready: Callable[[], bool]) -> Iterator[None]:
-    """Run Snakemake with one core until ``ready``, kill it and all its jobs as a power cut would, and unlock the folder."""
+    """Run Snakemake with one core until ``ready``, and kill it and all its jobs as a power cut would."""
     build.write_config()
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--cores", "1"]
     command += ["--directory", str(build.folder), "--configfile", "mine.yaml", "--", target]
@@ -269,7 +269,6 @@ def killed_when(build: Build, target: str, ready: Callable[[], bool]) -> Iterato
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
     yield
-    build.run("--unlock")
 
 
 def test_a_job_killed_in_the_middle(build: Build) -> None:

@@ -261,7 +261,7 @@ def differences(marker: dict[str, Any]) -> list[str]:
 
 
 def script(
-    server: str, weights: Weights, folder: Path, name: str = "ours", timeout: float = 30.0
+    server: str, weights: Weights, folder: Path, name: str = "ours", timeout: float = 30.0, **environment: str
 ) -> subprocess.Popen[str]:
     """Start scripts/register.py as the workflow does; it writes folder/registered.json."""
     write_json(folder / "request.json", asking(weights, name).as_json())
@@ -270,7 +270,9 @@ def script(
     command = [sys.executable, str(REPOSITORY / "scripts/register.py"), "--request", str(folder / "request.json")]
     command += ["--gguf", str(weights.file), "--record", str(folder / "record.json"), "--spec", json.dumps(place)]
     command += ["--timeout", str(timeout), "--output", str(folder / "registered.json")]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, **environment}
+    )
 
 
 def assert_whole(server: Server, marker: dict[str, Any]) -> None:

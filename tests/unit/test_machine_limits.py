@@ -46,6 +46,7 @@ def test_an_error_of_a_file_names_it_and_says_what_to_do(tmp_path: Path, number:
             RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried"),
             ("not enough memory", "DefaultCPUAllocator"),
         ),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), ("not enough memory",)),
         (ValueError("Error while serializing: I/O error: No space left on device (os error 28)"), ("no room",)),
     ],
 )
