@@ -554,7 +554,10 @@ def take_unreachable(error):
         return False
     demanded = CONFIG.target == "server" and not workflow.dryrun
     if str(error) not in UNREACHABLE and not demanded:
-        print(f"{printable(str(error))}; whether its models are still registered is not known, and taken for granted.", file=sys.stderr)
+        print(
+            f"{printable(str(error))}; whether its models are still registered is not known, and taken for granted.",
+            file=sys.stderr,
+        )
     UNREACHABLE.add(str(error))
     return demanded
 

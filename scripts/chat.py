@@ -28,7 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def server_of(marker: dict[str, Any], folder: Path) -> AbstractContextManager[str | None]:
+def address_of(marker: dict[str, Any], folder: Path) -> AbstractContextManager[str | None]:
     """Return the address of the server that has the model, or of one that is started on its store and logs to ``folder``."""
     if marker["target"] == "store":
         return serving(Path(marker["store"]), folder / "serve.log")
@@ -38,7 +38,7 @@ def server_of(marker: dict[str, Any], folder: Path) -> AbstractContextManager[st
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     marker = read_record(args.marker)
-    with tempfile.TemporaryDirectory(prefix="ollamake-") as folder, server_of(marker, Path(folder)) as address:
+    with tempfile.TemporaryDirectory(prefix="ollamake-") as folder, address_of(marker, Path(folder)) as address:
         command = ["ollama", "run", marker["name"], *args.question]
         done = subprocess.run(command, env={**os.environ, "OLLAMA_HOST": address}, check=False)
     sys.exit(done.returncode)
