@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ollamake.atomic_write import write_json
 from ollamake.errors import run
+from ollamake.file_digest import tree_sha256
 from ollamake.llama_cpp_patch import apply_patch
 from ollamake.llama_cpp_source import PACKAGE, SDIST_SHA256, VERSION, fetch_sdist, require_pinned, unpack
 
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
         shutil.rmtree(args.output_dir / "source", ignore_errors=True)
         (Path(folder) / "source").rename(args.output_dir / "source")
     record = {"package": PACKAGE, "version": VERSION, "sha256": SDIST_SHA256, "files": files, "changes": changes}
-    write_json(args.output_dir / "source.json", record)
+    write_json(args.output_dir / "source.json", record | {"tree_sha256": tree_sha256(args.output_dir / "source")})
     logging.info("unpacked %d files to %s", files, args.output_dir / "source")
 
 

@@ -13,7 +13,7 @@ from ollamake.errors import OllamakeError
 from ollamake.hub_content import Content
 from ollamake.ollama_store import OllamaStore
 from ollamake.progress import progress_bar
-from ollamake.read_files import ReadFile, built_programs, fetched_files, users_files
+from ollamake.read_files import ReadFile, built_programs, changed_sources, fetched_files, users_files
 from ollamake.record_seal import read_record
 from ollamake.registration import marker_differences
 from ollamake.verification import store_differences
@@ -110,8 +110,10 @@ class BuildCheck:
         return found
 
     def programs(self, folder: Path) -> Findings:
-        """Return what is wrong with the programs of llama.cpp that were built."""
+        """Return what is wrong with llama.cpp as it was unpacked and built."""
         found = Findings()
+        for record, what in changed_sources(folder):
+            found.add(Findings([f"{record}: {what}"], rebuild=[record]))
         files = list(map(_read, built_programs(folder)))
         if files:
             count, size = self._compare(files, folder.name, found)

@@ -11,6 +11,15 @@ CHUNK = 8 << 20
 """Bytes read at once: large enough for a disk to stream, small enough to stay out of the way."""
 
 
+def tree_sha256(folder: Path) -> str:
+    """Return one sha256 of all files below a folder, by name and content; what Python compiles beside them does not count."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*"), key=lambda file: file.relative_to(folder).as_posix()):
+        if file.is_file() and "__pycache__" not in file.parts:
+            digest.update(f"{file.relative_to(folder).as_posix()}\0{sha256_of(file)}\n".encode())
+    return digest.hexdigest()
+
+
 def state_of(path: Path) -> dict[str, Any]:
     """Return path, size, mtime_ns and sha256 of a file."""
     status = path.stat()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 NAME = "LICENSES.txt"
 _NAMES = ("LICENSE", "LICENCE", "COPYING", "NOTICE")
+_SUFFIXES = ("", ".md", ".txt")
 _VENDOR = "vendor"
 
 
@@ -14,7 +15,8 @@ def license_texts(source: Path) -> str:
 
     A library in vendor/ that brings no such file is named: its licence stands at the beginning or end of its only files.
     """
-    files = [file for file in sorted(source.rglob("*")) if file.is_file() and file.name.upper().startswith(_NAMES)]
+    named = (file for file in sorted(source.rglob("*")) if file.name.upper().startswith(_NAMES))
+    files = [file for file in named if file.is_file() and file.suffix in _SUFFIXES]
     files.sort(key=lambda file: (len(file.relative_to(source).parts), file))
     parts = [_headed(file.relative_to(source), file.read_text(encoding="utf-8", errors="replace")) for file in files]
     for library in sorted(folder for folder in (source / _VENDOR).glob("*") if folder.is_dir()):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ollamake.file_digest import tree_sha256
 from ollamake.hub_content import Content, content_of
 from ollamake.pinned_sources import pinned_sources
 
@@ -56,17 +57,16 @@ def built_programs(folder: Path) -> Iterator[ReadFile]:
     for record in sorted(folder.glob("*/bin/*.json")):
         program, said = record.with_suffix(""), _read(record)
         if program.exists():
-            yield from _known(program, {"size": program.stat().st_size, "sha256": said.get("sha256")})
+            entry = {"size": program.stat().st_size, "sha256": said.get("sha256")}
+            yield from (replace(file, made_here=True) for file in _known(program, entry))
 
 
-def once_each(files: Iterable[ReadFile]) -> dict[Path, list[ReadFile]]:
-    """Return path -> what is recorded of it; several models, or shards, may have read one file."""
-    found: dict[Path, list[ReadFile]] = {}
-    for file in files:
-        known = found.setdefault(file.path, [])
-        if file not in known:
-            known.append(file)
-    return found
+def changed_sources(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the records of fetched source trees of llama.cpp that are not as they were unpacked, and what is wrong."""
+    for record in sorted(folder.glob("*/source.json")):
+        known, source = _read(record).get("tree_sha256"), record.with_suffix("")
+        if known and source.is_dir() and (found := tree_sha256(source)) != known:
+            yield record, f"the files in {source} are others than when they were unpacked: {found}, not {known}"
 
 
 def _known(path: Path, entry: Any) -> Iterator[ReadFile]:

@@ -104,6 +104,12 @@ class Files:
         return output, json.loads(output.with_suffix(".json").read_text("utf-8"))
 
 
+def recorded(file: Path) -> None:
+    """Let the record of a file tell of what it is now."""
+    record = file.with_suffix(".json")
+    write_json(record, json.loads(record.read_text("utf-8")) | {"sha256": sha256_of(file)})
+
+
 @pytest.fixture(scope="module")
 def imatrix(llama_cpp: Callable[[str], Path]) -> Path:
     return llama_cpp("llama-imatrix")
@@ -313,6 +319,7 @@ def test_a_tokenizer_that_adds_an_end(made: Files, imatrix: Path, quantizer: Pat
 def test_a_text_that_is_too_short(made: Files, imatrix: Path, tmp_path: Path) -> None:
     files = Files(tmp_path).put(made.gguf)
     files.text.write_text("road design", "utf-8")
+    recorded(files.text)
     with pytest.raises(OllamakeError, match=r"llama-imatrix failed on .* \(exit code 1\)"):
         files.compute(imatrix)
     assert not files.matrix.exists()
@@ -330,6 +337,7 @@ def test_activations_that_are_not_finite_are_an_error(made: Files, imatrix: Path
     (norm,) = [tensor for tensor in GGUFReader(files.gguf, "r+").tensors if tensor.name == "blk.1.ffn_norm.weight"]
     norm.data[7] = np.nan
     norm.data.base.flush() if hasattr(norm.data.base, "flush") else None
+    recorded(files.gguf)
     with pytest.raises(OllamakeError, match=r"blk\.1\.ffn_(gate|up)\.weight|exit code 1"):
         files.compute(imatrix)
     assert not files.matrix.exists()

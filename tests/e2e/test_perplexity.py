@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -25,7 +26,9 @@ import evaluate_quality
 import evaluate_reference
 import measure_speed
 from ollamake import nonfinite_weights, perplexity_reference
+from ollamake.damage import DamagedFile
 from ollamake.errors import OllamakeError
+from ollamake.file_digest import sha256_of
 from ollamake.gguf_header import BLOCK_SIZES, read_gguf_header
 from ollamake.gguf_quantization import quantize
 from ollamake.llama_cpp_patch import PATCH
@@ -71,7 +74,7 @@ class Job:
             "context": CONTEXT,
             "chunks": self.chunks,
             "parse_special": self.parse_special,
-            "sha256": "of the text",
+            "sha256": sha256_of(text),
         }
         return [
             *("--program", str(self.program), "--text", str(text), "--threads", "2"),
@@ -79,13 +82,13 @@ class Job:
         ]
 
     def reference(self, gguf: Path) -> dict[str, Any]:
-        gguf_record = self.write(gguf.name, {"type": "F16", "sha256": gguf.name, "size": gguf.stat().st_size})
+        gguf_record = self.write(gguf.name, {"type": "F16", "sha256": sha256_of(gguf), "size": gguf.stat().st_size})
         outputs = ["--logits", str(self.logits), "--record", str(self.folder / "reference.json")]
         evaluate_reference.main(["--gguf", str(gguf), "--source-record", str(gguf_record), *outputs, *self.common()])
         return json.loads((self.folder / "reference.json").read_text())  # type: ignore[no-any-return]
 
     def comparison(self, reference: Path, gguf: Path, measured: str) -> list[str]:
-        gguf_record = self.write(gguf.name, {"type": measured, "sha256": gguf.name, "size": gguf.stat().st_size})
+        gguf_record = self.write(gguf.name, {"type": measured, "sha256": sha256_of(gguf), "size": gguf.stat().st_size})
         return [
             *(
                 "--measured",
@@ -281,8 +284,9 @@ def test_one_of_two_that_is_killed_ends_both_and_is_named(
     other = large.with_name("other.gguf")
     if not other.exists():
         other.hardlink_to(large)
-    record = {"context": CONTEXT, "chunks": 40, "vocabulary": 32_000, "type": "F16", "gguf_sha256": "F16.gguf",
-              "text_sha256": "of the text", "piped": True}  # fmt: skip
+    record = {"context": CONTEXT, "chunks": 40, "vocabulary": 32_000, "type": "F16",
+              "gguf_sha256": sha256_of(large), "text_sha256": hashlib.sha256(job.text.encode()).hexdigest(),
+              "piped": True}  # fmt: skip
     job.write("reference", record)
     said = killed(job, job.comparison(large, other, "Q8_0"), victim)
     assert re.search(rf"error: llama-perplexity failed on \S*/{named} \(ended by SIGKILL", said)
@@ -319,6 +323,10 @@ def test_an_overflow_in_the_computation(job: Job, models: dict[str, Path], tmp_p
     job.pipe()
     with pytest.raises(OllamakeError, match=said):
         job.quality(models["F16"], faulty, "F16")
+    record = json.loads((tmp_path / "reference.json").read_text())
+    with pytest.raises(DamagedFile, match=r"faulty\.gguf is damaged: its sha256 is"):
+        job.quality(faulty, models["Q8_0"])
+    job.write("reference", record | {"gguf_sha256": sha256_of(Path(faulty))})
     with pytest.raises(OllamakeError, match=said):
         job.quality(faulty, models["Q8_0"])
 
@@ -459,7 +467,8 @@ def test_another_text_than_the_references(job: Job, models: dict[str, Path], tmp
 
 
 def test_speed(llama_cpp: Callable[[str], Path], models: dict[str, Path], tmp_path: Path) -> None:
-    (tmp_path / "record.json").write_text(json.dumps({"sha256": "abc"}))
+    digest = sha256_of(models["Q8_0"])
+    (tmp_path / "record.json").write_text(json.dumps({"sha256": digest}))
     arguments = ["--type", "Q8_0", "--gguf", str(models["Q8_0"]), "--gguf-record", str(tmp_path / "record.json")]
     output = tmp_path / "speed.json"
     measure_speed.main(
@@ -469,9 +478,9 @@ def test_speed(llama_cpp: Callable[[str], Path], models: dict[str, Path], tmp_pa
     assert (speed["prompt"]["tokens"], speed["generation"]["tokens"], speed["repetitions"]) == (512, 64, 3)
     assert speed["prompt"]["per_second"] > 0
     assert speed["generation"]["per_second"] > 0
-    assert (speed["threads"], speed["gguf_sha256"], speed["type"]) == (2, "abc", "Q8_0")
+    assert (speed["threads"], speed["gguf_sha256"], speed["type"]) == (2, digest, "Q8_0")
     assert speed["cpu"]
-    with pytest.raises(OllamakeError, match=r"(?s)llama-bench failed on .*nothing\.gguf.*failed to load model"):
+    with pytest.raises(DamagedFile, match=r"nothing\.gguf is damaged: it cannot be read"):
         measure_speed.main(
             ["--program", str(llama_cpp("llama-bench")), "--type", "Q8_0", "--gguf", str(tmp_path / "nothing.gguf"),
              "--gguf-record", str(tmp_path / "record.json"), "--output", str(output), "--threads", "2"]

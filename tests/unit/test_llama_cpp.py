@@ -246,12 +246,14 @@ def test_the_build_backend_that_pip_needs_is_asked_for(tmp_path: Path, monkeypat
 
 def test_licences_lie_beside_the_programs(tmp_path: Path) -> None:
     texts = {"LICENSE": "MIT of llama.cpp", "licenses/LICENSE-jsonhpp": "MIT of json", "vendor/b/LICENSE": "MIT of b"}
-    for name, text in (texts | {"vendor/stb/stb.h": "/* public domain */"}).items():
+    others = {"vendor/stb/stb.h": "/* public domain */", "cmake/license.cmake": "no licence"}
+    for name, text in (texts | others).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     written = license_texts(tmp_path)
     assert written.startswith("LICENSE\n=======\n\nMIT of llama.cpp\n")
     assert [written.index(text) for text in texts.values()] == sorted(written.index(text) for text in texts.values())
+    assert "no licence" not in written
     assert "vendor/stb\n==========\n\nStands in its files: stb.h.\n" in written
 
 

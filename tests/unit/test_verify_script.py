@@ -18,7 +18,7 @@ import verify
 from ollamake.atomic_write import write_json
 from ollamake.create_request import CreateRequest
 from ollamake.errors import OllamakeError
-from ollamake.file_digest import sha256_of
+from ollamake.file_digest import sha256_of, tree_sha256
 from ollamake.ollama_store import OllamaStore
 from ollamake.registration import Place, register
 
@@ -176,3 +176,26 @@ def test_exit_codes(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "error: not all is as it was built:" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_llama_cpp_as_it_was_unpacked_and_built(tmp_path: Path) -> None:
+    results, tools = tmp_path / "results/m", tmp_path / "llama.cpp"
+    write_json(results / "plan.json", {})
+    for name in ("1/source/convert.py", "1/source/src/a.cpp", "1/bin/llama-quantize"):
+        (tools / name).parent.mkdir(parents=True, exist_ok=True)
+        (tools / name).write_text(name, encoding="utf-8")
+    write_json(tools / "1/source.json", {"tree_sha256": tree_sha256(tools / "1/source")})
+    write_json(tools / "1/bin/llama-quantize.json", {"sha256": sha256_of(tools / "1/bin/llama-quantize")})
+    arguments = ["--results", str(results), "--programs", str(tools)]
+    verify.main(arguments)
+    (tools / "1/source/__pycache__").mkdir()
+    (tools / "1/source/__pycache__/convert.pyc").write_bytes(b"x")
+    verify.main(arguments)
+    (tools / "1/source/src/a.cpp").write_text("1/source/src/a.cpq", encoding="utf-8")
+    (tools / "1/bin/llama-quantize").write_text("1/bin/llama-quantizf", encoding="utf-8")
+    with pytest.raises(OllamakeError) as caught:
+        verify.main(arguments)
+    lines = str(caught.value).splitlines()
+    assert lines[1].startswith(f"  {tools}/1/source.json: the files in {tools}/1/source are others")
+    assert lines[2].startswith(f"  {tools}/1/bin/llama-quantize: ")
+    assert lines[-1].startswith(f"  rm -f {tools}/1/source.json ")
