@@ -137,7 +137,9 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     assert not (tmp_path / "ours").is_symlink()
 
 
-@pytest.mark.parametrize("text", ["[" * 99_999, "[1]", "{", '{"a": "\\udc00"}', '{"a": ' + "9" * 5000 + "}"])
+@pytest.mark.parametrize(
+    "text", ["[" * 99_999, "[1]", "{", '{"text_config": true}', '{"a": "\\udc00"}', '{"a": ' + "9" * 5000 + "}"]
+)
 def test_a_configuration_that_is_none(tmp_path: Path, text: str) -> None:
     base = base_of(tmp_path / "base", config=text)
     (base / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
