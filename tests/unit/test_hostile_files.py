@@ -137,15 +137,22 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     assert not (tmp_path / "ours").is_symlink()
 
 
-@pytest.mark.parametrize(
-    "text", ["[" * 99_999, "[1]", "{", '{"text_config": true}', '{"a": "\\udc00"}', '{"a": ' + "9" * 5000 + "}"]
-)
+@pytest.mark.parametrize("text", ["[" * 99_999, "[1]", "{", '{"a": "\\udc00"}', '{"a": ' + "9" * 5000 + "}"])
 def test_a_configuration_that_is_none(tmp_path: Path, text: str) -> None:
     base = base_of(tmp_path / "base", config=text)
     (base / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     assert not reads_across_shards(str(base / "config.json"))
     assert not merges_through_peft(str(base / "config.json"))
     with pytest.raises(OllamakeError, match=r"config\.json"):
+        read_checkpoint(str(base), "models.m.base")
+
+
+@pytest.mark.parametrize("part", ["text_config", "vision_config"])
+def test_a_part_of_a_configuration_that_is_none(tmp_path: Path, part: str) -> None:
+    """Found by the ten minutes."""
+    base = base_of(tmp_path / "base", config=json.dumps({part: True, "tie_word_embeddings": True}))
+    (base / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    with pytest.raises(OllamakeError, match=rf"config\.json: expected a JSON object in {part}"):
         read_checkpoint(str(base), "models.m.base")
 
 

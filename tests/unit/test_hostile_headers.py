@@ -108,7 +108,7 @@ GGUFS: dict[str, tuple[bytes, str]] = {
     "another format": (b"PK\3\4" + bytes(60), "begins with"),
     "the other end first": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "version"),
     "2^63 pairs": (gguf(counts=(0, 2**63)), "Unknown|ends within|twice|not a valid"),
-    "2^63 tensors": (gguf(counts=(2**63, 0)), "ends within|twice"),
+    "2^63 tensors": (gguf(counts=(2**63, 0)), "ends within|twice|has 0 dimensions"),
     "text of 2^63": (gguf(pairs=struct.pack("<Q", 2**63), counts=(0, 1)), "ends within"),
     "list of 2^63 numbers": (gguf(pairs=pair("a", V.ARRAY, array(V.UINT8, 2**63)), counts=(0, 1)), "ends within"),
     "list of 2^61 doubles": (gguf(pairs=pair("a", V.ARRAY, array(V.FLOAT64, 2**61)), counts=(0, 1)), "ends within"),
