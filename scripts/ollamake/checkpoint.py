@@ -73,6 +73,9 @@ def read_checkpoint(folder: str, key: str) -> Checkpoint:
     weights, _ = source_files("base", folder, key)
     path = Path(folder)
     config = read_json_object(path / "config.json")
+    for part in ("text_config", "vision_config"):
+        if not isinstance(config.get(part, {}), (Mapping, type(None))):
+            raise OllamakeError(f"{path / 'config.json'}: expected a JSON object in {part}. Fetch the file again.")
     block = _block_of(path, config)
     shards = tuple(read_entries(Path(file)) for file in weights)
     times = Counter(tensor.name for shard in shards for tensor in shard.tensors)

@@ -113,14 +113,12 @@ class _Reader:
     def _tensor(self, seen: set[str]) -> tuple[str, int, int, int]:
         name = self._name(seen, "tensor")
         count = self._number("I")
-        if count > _MOST_DIMENSIONS:
+        if not 0 < count <= _MOST_DIMENSIONS:
             raise ValueError(f"{name[:_SHOWN]!r} has {count} dimensions")
         shape = [self._number("Q") for _ in range(count)]
         kind, elements = self._number("I"), math.prod(shape)
         # As ggml does: rows of whole blocks, and no more elements than can be counted, whatever a size of 0 makes of them.
-        if math.prod(size for size in shape if size) > _MOST_ELEMENTS or (
-            (shape[0] if shape else 1) % BLOCK_SIZES.get(kind, (1, 0))[0]
-        ):
+        if math.prod(size for size in shape if size) > _MOST_ELEMENTS or (shape[0] % BLOCK_SIZES.get(kind, (1, 0))[0]):
             raise ValueError(f"{name[:_SHOWN]!r}, {shape}, cannot be a tensor of type {kind}")
         return name, kind, elements, self._number("Q")
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGUFReader, GGUFValueType, GGUFWriter
+from gguf import GGML_QUANT_SIZES, GGUFReader, GGUFValueType, GGUFWriter
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -36,7 +36,7 @@ from safetensors.numpy import save
 from ollamake.adapter import read_adapter
 from ollamake.checkpoint import read_checkpoint
 from ollamake.errors import OllamakeError
-from ollamake.gguf_header import BLOCK_SIZES, read_gguf_header
+from ollamake.gguf_header import read_gguf_header
 from ollamake.gguf_record import gguf_record
 from ollamake.gguf_tokenizer import KEYS, tokenizer_facts
 from ollamake.gguf_vocabulary import read_vocabulary
@@ -309,7 +309,9 @@ def check_gguf(content: bytes, folder: Path) -> str:
         return "refused"
     with contextlib.suppress(ValueError):
         tokenizer_facts(header.values)
-    if any(tensor.kind not in BLOCK_SIZES for tensor in header.tensors):
+    if any(
+        tensor.kind not in GGML_QUANT_SIZES for tensor in header.tensors
+    ):  # which the package refuses, llama.cpp does not
         return "taken, of a type that is new"
     with np.errstate(all="ignore"):  # what it computes offsets with
         theirs = GGUFReader(path)  # an exception of its says what should have been refused

@@ -147,6 +147,15 @@ def test_a_configuration_that_is_none(tmp_path: Path, text: str) -> None:
         read_checkpoint(str(base), "models.m.base")
 
 
+@pytest.mark.parametrize("part", ["text_config", "vision_config"])
+def test_a_part_of_a_configuration_that_is_none(tmp_path: Path, part: str) -> None:
+    """Found by the ten minutes."""
+    base = base_of(tmp_path / "base", config=json.dumps({part: True, "tie_word_embeddings": True}))
+    (base / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    with pytest.raises(OllamakeError, match=rf"config\.json: expected a JSON object in {part}"):
+        read_checkpoint(str(base), "models.m.base")
+
+
 def test_a_file_without_end_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "config.json").open("wb") as file:
         file.truncate(100 * MOST_BYTES)

@@ -108,7 +108,7 @@ GGUFS: dict[str, tuple[bytes, str]] = {
     "another format": (b"PK\3\4" + bytes(60), "begins with"),
     "the other end first": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "version"),
     "2^63 pairs": (gguf(counts=(0, 2**63)), "Unknown|ends within|twice|not a valid"),
-    "2^63 tensors": (gguf(counts=(2**63, 0)), "ends within|twice"),
+    "2^63 tensors": (gguf(counts=(2**63, 0)), "ends within|twice|has 0 dimensions"),
     "text of 2^63": (gguf(pairs=struct.pack("<Q", 2**63), counts=(0, 1)), "ends within"),
     "list of 2^63 numbers": (gguf(pairs=pair("a", V.ARRAY, array(V.UINT8, 2**63)), counts=(0, 1)), "ends within"),
     "list of 2^61 doubles": (gguf(pairs=pair("a", V.ARRAY, array(V.FLOAT64, 2**61)), counts=(0, 1)), "ends within"),
@@ -127,6 +127,7 @@ GGUFS: dict[str, tuple[bytes, str]] = {
     "a tensor too large": (gguf(tensor("a", [2**20]), counts=(1, 0)), "it ends after"),
     "sizes that overflow": (gguf(tensor("a", [2**32, 2**32, 0]), counts=(1, 0)), "cannot be a tensor"),
     "rows of half a block": (gguf(tensor("a", [33], 8), counts=(1, 0)), "cannot be a tensor"),
+    "no dimension": (gguf(tensor("a", [], 30), counts=(1, 0)), "has 0 dimensions"),  # found by the ten minutes
     "five dimensions": (gguf(tensor("a", [1] * 5), counts=(1, 0)), "has 5 dimensions"),
     "2^32 dimensions": (gguf(fuzzed_readers._text("a") + b"\xff" * 4 + b"\xff" * 8000, counts=(1, 0)), "has 4294967295 dim"),
     "a name that is no text": (gguf(struct.pack("<Q", 1) + b"\xff" + tensor("", [4])[8:], counts=(1, 0)), "codec can't decode"),
