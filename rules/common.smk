@@ -44,7 +44,7 @@ from ollamake.imported_modules import modules_used_by
 from ollamake.llama_cpp_programs import find_converter, find_program, program_identity
 from ollamake.llama_cpp_source import VERSION as LLAMA_CPP_VERSION
 from ollamake.memory_plan import is_here
-from ollamake.ollama_server import OllamaServer
+from ollamake.ollama_server import OllamaServer, host_without_key
 from ollamake.pinned_sources import FORMAT, pinned_sources
 from ollamake.placeholders import require_no_placeholders
 from ollamake.planned_quantization import quantization_of_plan
@@ -200,7 +200,8 @@ if BUCKET:
 THREADS = CONFIG.threads or int(os.environ.get("SLURM_CPUS_PER_TASK") or os.cpu_count())
 BUILD_JOBS = CONFIG.threads or 0  # 0: as many as the job may use cores
 # What is null in the configuration is the environment's, so that another OLLAMA_HOST counts as a change.
-PLACE = {"target": CONFIG.target, "host": CONFIG.host or os.environ.get("OLLAMA_HOST"), "store": CONFIG.store}
+HOST = or_one_message(host_without_key, CONFIG.host or os.environ.get("OLLAMA_HOST"))
+PLACE = {"target": CONFIG.target, "host": HOST, "store": CONFIG.store}
 BUILT = list(CONFIG.models)
 # What the configuration names of the Hugging Face hub; models of which something is there, and those of which the base is.
 REFERENCES = {

@@ -30,7 +30,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     marker = json.loads(args.marker.read_text(encoding="utf-8"))
-    log = Path(tempfile.gettempdir()) / f"ollamake-serve-{os.getpid()}.log"
+    # Of a name that nobody can have made a link of beforehand.
+    log = Path(tempfile.mkdtemp(prefix="ollamake-")) / "serve.log"
     server = serving(Path(marker["store"]), log) if marker["target"] == "store" else nullcontext(marker.get("host"))
     with server as address:
         command = ["ollama", "run", marker["name"], *args.question]

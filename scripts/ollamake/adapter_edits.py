@@ -250,10 +250,9 @@ class AdapterEdits:
         indices = self._adapter.token_indices(module)
         edit = {"kind": "rows", "source": tensor.name, "indices": indices}
         parameter = self._names.find(f"{module}.weight")
-        if len(indices) != tensor.shape[0] or len(set(indices)) != len(indices):
-            self.problems.append(
-                f"{module}: {tensor.shape[0]} trained tokens, trainable_token_indices names {len(set(indices))}"
-            )
+        rows = tensor.shape[0] if tensor.shape else 0
+        if len(indices) != rows or len(set(indices)) != rows:
+            self.problems.append(f"{module}: {rows} trained tokens, trainable_token_indices names {len(set(indices))}")
         elif parameter is None or parameter.stored is None:
             self._unstored(f"{module}.weight", edit)
         elif tensor.shape[1:] != parameter.shape[1:] or max(indices, default=-1) >= self.rows.get(

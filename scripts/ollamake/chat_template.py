@@ -14,7 +14,8 @@ from functools import partial
 from jinja2 import TemplateError
 
 from ollamake.conversations import CONVERSATIONS, Conversation, assistant, user
-from ollamake.jinja_rendering import bounded, render_unbounded
+from ollamake.errors import OllamakeError
+from ollamake.jinja_rendering import TemplateUnbounded, bounded, render_unbounded
 from ollamake.template_families import Turns
 from ollamake.template_probing import NotDerivable, derive
 
@@ -71,12 +72,14 @@ def render_jinja(chat_template: str, conversation: Conversation, bos_token: str,
 
 
 def choose_template(chat_template: str, bos_token: str, eos_token: str, server_adds_bos: bool) -> ChosenTemplate | None:
-    """Return a TEMPLATE that is proven equal to ``chat_template``, or None.
+    """Return a TEMPLATE that is proven equal to ``chat_template``, or None. Raises OllamakeError for one that does not end.
 
     ``server_adds_bos``: the GGUF's tokenizer.ggml.add_bos_token is true, so that the TEMPLATE must not write the first one.
     """
     try:
         chosen: ChosenTemplate = bounded(_choose, chat_template, bos_token, eos_token, server_adds_bos)
+    except TemplateUnbounded as error:
+        raise _dangerous(error) from error
     except TemplateError as error:
         log.info("no TEMPLATE is proven equal to the chat template: %s. Ollama decides how to prompt the model.", error)
         return None
@@ -91,13 +94,26 @@ def choose_template(chat_template: str, bos_token: str, eos_token: str, server_a
 
 
 def answer_end(chat_template: str, bos_token: str, eos_token: str) -> str:
-    """Return the text right after an assistant's content when another turn follows, "" if none can be told."""
+    """Return the text right after an assistant's content when another turn follows, "" if none can be told.
+
+    Raises OllamakeError for a chat template that does not end.
+    """
     try:
         text: str = bounded(_answer_end, chat_template, bos_token, eos_token)
+    except TemplateUnbounded as error:
+        raise _dangerous(error) from error
     except TemplateError as error:
         log.info("the chat template does not tell how an answer ends: %s", error)
         return ""
     return text
+
+
+def _dangerous(error: TemplateError) -> OllamakeError:
+    """Return why a model with such a template is not registered: a server that renders it comes to a stand, or to its end."""
+    return OllamakeError(
+        f"{error}: a server that renders it would hang, or use up its memory, so the model is not registered. Put the chat"
+        " template that the model was trained with in chat_template.jinja beside the adapter (or the base)."
+    )
 
 
 def _choose(chat_template: str, bos_token: str, eos_token: str, server_adds_bos: bool) -> ChosenTemplate:

@@ -33,12 +33,14 @@ class Endpoint:
         self, url: str, key: str | None = None, key_place: str = "OPENAI_API_KEY", patience: float = 60
     ) -> None:
         """``url``: with /v1 at its end. ``key_place``: the variable that ``key`` is from. ``patience``: seconds of silence."""
-        self.url = url.rstrip("/")
         self.key_place = key_place
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            self._client = httpx.Client(headers=headers, timeout=patience, trust_env=False)
-            httpx.URL(self.url)
+            address = httpx.URL(url.rstrip("/"))
+            # A name and password in it are sent, but shown nowhere.
+            secret = (address.username, address.password) if address.userinfo and not key else None
+            self.url = str(address.copy_with(userinfo=b"")) if address.userinfo else url.rstrip("/")
+            self._client = httpx.Client(headers=headers, timeout=patience, trust_env=False, auth=secret)
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
             raise OllamakeError(f"--url or the key in {key_place} cannot be sent: {error}") from error
         self._patience = patience

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -72,16 +73,18 @@ def read_gguf_header(path: Path, keys: Collection[str]) -> GgufHeader:
     Raises ValueError if it is no GGUF, ends within its header or before its tensors do, or says what llama.cpp refuses: a name
     twice, a list of lists, an alignment that is no power of 2, tensors that overlap. OSError if it cannot be opened.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return _Reader(content).header(keys)
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        # The weights are not mapped: where memory is limited (RLIMIT_AS) they may be more than that.
+        with mmap.mmap(file.fileno(), min(size, _MOST_OF_HEADER), access=mmap.ACCESS_READ) as content:
+            return _Reader(content, size).header(keys)
 
 
 class _Reader:
     """Reads the header from its beginning to its end. Raises ValueError where it is none."""
 
-    def __init__(self, content: mmap.mmap) -> None:
-        self._content = content
-        self._end = min(len(content), _MOST_OF_HEADER)
+    def __init__(self, content: mmap.mmap, size: int) -> None:
+        self._content, self._size = content, size
         self._offset = 4
         version = self._number("I")
         if content[:4] != b"GGUF" or version not in (2, 3):
@@ -104,7 +107,7 @@ class _Reader:
         alignment = values.get(_ALIGNMENT, _DEFAULT_ALIGNMENT)
         begin = -(-self._offset // alignment) * alignment
         stored = [StoredTensor(name, kind, elements, begin + offset) for name, kind, elements, offset in table]
-        _require_apart(stored, len(self._content))
+        _require_apart(stored, self._size)
         return GgufHeader({key: value for key, value in values.items() if key in keys}, stored)
 
     def _tensor(self, seen: set[str]) -> tuple[str, int, int, int]:
@@ -116,7 +119,7 @@ class _Reader:
         kind, elements = self._number("I"), math.prod(shape)
         # As ggml does: rows of whole blocks, and no more elements than can be counted, whatever a size of 0 makes of them.
         if math.prod(size for size in shape if size) > _MOST_ELEMENTS or (
-            shape and shape[0] % BLOCK_SIZES.get(kind, (1, 0))[0]
+            (shape[0] if shape else 1) % BLOCK_SIZES.get(kind, (1, 0))[0]
         ):
             raise ValueError(f"{name[:_SHOWN]!r}, {shape}, cannot be a tensor of type {kind}")
         return name, kind, elements, self._number("Q")
@@ -141,16 +144,16 @@ class _Reader:
         return list(struct.unpack_from(f"<{count}{_FORMATS[kind]}", self._content, begin)) if wanted else None
 
     def _name(self, seen: set[str], what: str) -> str:
-        name = self._string()
+        name = self._string("strict")  # names are read by others, too; the texts of tokens may be any bytes
         if name in seen:
             raise ValueError(f"the {what} {name[:_SHOWN]!r} stands there twice")
         seen.add(name)
         return name
 
-    def _string(self) -> str:
+    def _string(self, errors: str = "surrogateescape") -> str:
         begin = self._offset + struct.calcsize("Q")
         self._skip(self._number("Q"))
-        return self._content[begin : self._offset].decode("utf-8", errors="surrogateescape")
+        return self._content[begin : self._offset].decode("utf-8", errors)
 
     def _number(self, form: str) -> Any:
         begin = self._offset
@@ -160,9 +163,9 @@ class _Reader:
 
     def _skip(self, size: int) -> None:
         self._offset += size
-        if self._offset > self._end:
-            what = "it ends within its header" if self._end == len(self._content) else "its header has no end"
-            raise ValueError(f"{what} ({self._end} bytes)")
+        if self._offset > len(self._content):
+            what = "it ends within its header" if self._size == len(self._content) else "its header has no end"
+            raise ValueError(f"{what} ({len(self._content)} bytes)")
 
 
 def _require_apart(tensors: list[StoredTensor], size: int) -> None:

@@ -34,6 +34,10 @@ def gguf_record(
         file_type = header.values.get(_FILE_TYPE)
         tokenizer = tokenizer_facts(header.values)
         tensors = header.tensors
+        if not isinstance(architecture, str) or type(file_type) not in (int, type(None)):
+            raise ValueError(f"{_ARCHITECTURE} is {str(architecture)[:80]!r}, {_FILE_TYPE} {str(file_type)[:80]!r}")
+        if not sum(tensor.elements for tensor in tensors):
+            raise ValueError("it has no weights")
         end = max(tensor.begin + tensor.size for tensor in tensors)
     except (ValueError, KeyError, IndexError, OSError) as error:
         raise OllamakeError(f"{path} is not a whole GGUF ({error}); {reason}.") from error

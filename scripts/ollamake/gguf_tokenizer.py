@@ -46,10 +46,12 @@ def tokenizer_facts(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
 
     ``adds_bos``: whether a BOS is put before each prompt; ``bos``, ``eos``: their texts or None; ``end_tokens``: text -> id
     of each token that ends an answer; ``chat_template``: the sha256 of the Jinja template or None.
+    Raises ValueError for values of another type than the specification gives them.
     """
     tokens = _value(metadata, "tokens")
     if tokens is None:
         return None
+    _require_types(metadata)
     kind = str(_value(metadata, "model"))
     adds_bos = _value(metadata, "add_bos_token")
     if adds_bos is None:
@@ -71,6 +73,17 @@ def tokenizer_facts(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
         if template
         else None,
     }
+
+
+def _require_types(metadata: Mapping[str, Any]) -> None:
+    tokens = _value(metadata, "tokens")
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise ValueError("tokenizer.ggml.tokens is no list of texts")
+    for key in KEYS[1:]:
+        kind = bool if key.endswith("add_bos_token") else int if key.endswith("_id") else str
+        value = metadata.get(key)
+        if value is not None and type(value) is not kind:
+            raise ValueError(f"{key} is {str(value)[:80]!r}, not of the type that the specification says")
 
 
 def _value(metadata: Mapping[str, Any], key: str) -> Any:

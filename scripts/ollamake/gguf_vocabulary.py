@@ -31,6 +31,9 @@ def read_vocabulary(path: Path) -> Vocabulary:
             f"{path} cannot be read as a GGUF ({error}). Remove it and run the workflow again."
         ) from error
     tokens, types, adds_eos = (values.get(key) for key in _KEYS)
+    lists = [value for value in (tokens, types) if value is not None]
+    if not all(isinstance(value, list) for value in lists) or len({len(value) for value in lists}) > 1:
+        raise OllamakeError(f"{path}: expected tokenizer.ggml.tokens and .token_type to be two lists of one length.")
     if not tokens:
         raise OllamakeError(
             f"{path} has no vocabulary (tokenizer.ggml.tokens), so llama-perplexity cannot read text with it."

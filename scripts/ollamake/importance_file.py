@@ -19,6 +19,7 @@ from gguf import GGUFReader, GGUFWriter
 from ollamake.atomic_write import temporary_beside
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
+from ollamake.gguf_header import read_gguf_header
 
 log = logging.getLogger("ollamake")
 
@@ -51,6 +52,8 @@ class Importance:
 def read_importance(path: Path) -> Importance:
     """Read an importance matrix. Raises OllamakeError if it is none, not whole, or has a value that is not finite."""
     try:
+        # The gguf package reads on without end where a count is wrong; this reader does not.
+        read_gguf_header(path, ())
         reader = GGUFReader(path)
         if (kind := reader.fields["general.type"].contents()) != "imatrix":
             raise ValueError(f"general.type is {kind!r}")
@@ -58,7 +61,7 @@ def read_importance(path: Path) -> Importance:
         chunks, tokens = (int(reader.fields[f"imatrix.chunk_{key}"].contents()) for key in ("count", "size"))
         sums = {name.removesuffix(_SUMS): data for name, data in tensors.items() if name.endswith(_SUMS)}
         counts = {name: tensors[name + _COUNTS].reshape(-1) for name in sums}
-    except (ValueError, KeyError, IndexError, OSError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, OSError) as error:
         raise OllamakeError(
             f"{path}: expected an importance matrix as llama-imatrix writes it, found none, or not a whole one ({error})."
             " Remove it to have it made again; the disk may have been full."
@@ -144,13 +147,13 @@ def chunks_of_partial(partial: Path, made_of: Mapping[str, Any], most: int) -> i
         return 0
     reason = "it is made of something else"
     try:
-        found = json.loads(GGUFReader(partial).fields[_MADE_OF].contents())
         chunks = read_importance(partial).chunks
+        found = json.loads(GGUFReader(partial).fields[_MADE_OF].contents())
         if found == made_of and 0 < chunks <= most:
             return chunks
         if found == made_of:
             reason = f"it is of {chunks} chunks, which leaves too few to go on with"
-    except (ValueError, KeyError, IndexError, OSError, OllamakeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, OSError, OllamakeError) as error:
         reason = f"it cannot be read ({error})"
     log.info("not going on from what a job before has left: %s", reason)
     partial.unlink()

@@ -9,6 +9,7 @@ import datetime
 import json
 import multiprocessing
 import resource
+import signal
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from multiprocessing.connection import Connection
@@ -26,10 +27,19 @@ MAX_CHARACTERS = 1_000_000
 MAX_SECONDS = 20
 MAX_MORE_BYTES = 1024**3
 
+_MOST_WAITING = 10
+"""Seconds of waiting for each of computing."""
+_TOO_SLOW = "the chat template did not end within {} seconds"
+_BROKE = "the chat template brought its process down"
+
 CONTINUE_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
 
 Clock = Callable[[str], str]
 """A format of strftime -> the date."""
+
+
+class TemplateUnbounded(TemplateError):
+    """A template that would never end, or take all memory: whatever renders it without bounds must not be given it."""
 
 
 def today(date_format: str) -> str:
@@ -78,7 +88,7 @@ def render_unbounded(
     clock: Clock = today,
     add_generation_prompt: bool = True,
 ) -> str:
-    """Render, ready for the assistant's turn or for the rest of it. Raises TemplateError, whatever went wrong.
+    """Render, ready for the assistant's turn or for the rest of it. Raises TemplateError, or MemoryError, whatever went wrong.
 
     Only output is bounded; call it inside ``bounded``.
     """
@@ -92,9 +102,9 @@ def render_unbounded(
         messages[-1]["content"] += CONTINUE_TAG
     try:
         text = _collect(_compiled(chat_template, clock), messages=messages, documents=None, **variables)
-    except TemplateError:
+    except (TemplateError, MemoryError):
         raise
-    except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
+    except Exception as error:  # a template may bring about any, its compilation too
         raise TemplateError(f"{type(error).__name__}: {error}") from error
     return _cut_at_tag(text, conversation.messages[-1]["content"]) if conversation.continues else text
 
@@ -106,7 +116,7 @@ def _collect(template: Template, **variables: Any) -> str:
         chunks.append(chunk)
         length += len(chunk)
         if length > MAX_CHARACTERS:
-            raise TemplateError(f"the chat template writes more than {MAX_CHARACTERS} characters")
+            raise TemplateUnbounded(f"the chat template writes more than {MAX_CHARACTERS} characters")
     return "".join(chunks)
 
 
@@ -119,10 +129,10 @@ def _cut_at_tag(text: str, answer: str) -> str:
 
 
 def bounded(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call ``function`` in a process of its own, which ends after MAX_SECONDS and cannot use MAX_MORE_BYTES more than this one.
+    """Call ``function`` in a process of its own, which may compute for MAX_SECONDS and use MAX_MORE_BYTES more than this one.
 
     Jinja's sandbox bounds neither loops that write nothing nor the length of strings. The function may raise
-    TemplateError only; what it returns must be picklable.
+    TemplateError only; what it returns must be picklable. Raises TemplateUnbounded for a template that wants more.
     """
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
@@ -130,25 +140,36 @@ def bounded(function: Callable[..., Any], *arguments: Any) -> Any:
     child.start()
     there.close()
     try:
-        if not here.poll(MAX_SECONDS):
-            raise TemplateError(f"the chat template did not end within {MAX_SECONDS} seconds")
-        good, result = here.recv()
+        # On a machine that is busy an honest one takes its time.
+        if not here.poll(_MOST_WAITING * MAX_SECONDS):
+            raise TemplateUnbounded(_TOO_SLOW.format(MAX_SECONDS))
+        result = here.recv()
     except EOFError:
-        raise TemplateError("the chat template brought its process down") from None
+        child.join()
+        ended = child.exitcode in (-signal.SIGXCPU, -signal.SIGKILL)
+        raise TemplateUnbounded(_TOO_SLOW.format(MAX_SECONDS) if ended else _BROKE) from None
     finally:
         child.kill()
         child.join()
         here.close()
-    if good:
-        return result
-    raise TemplateError(result)
+    if isinstance(result, TemplateError):
+        raise result
+    return result
 
 
 def _answer(connection: Connection, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
     data_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
     limit = data_pages * resource.getpagesize() + MAX_MORE_BYTES
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
+    for kind, soft in ((resource.RLIMIT_DATA, limit), (resource.RLIMIT_CPU, MAX_SECONDS), (resource.RLIMIT_CORE, 0)):
+        most = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (soft if most == resource.RLIM_INFINITY else min(soft, most), most))
     try:
-        connection.send((True, function(*arguments)))
+        result = function(*arguments)
     except TemplateError as error:
-        connection.send((False, str(error)))
+        # What it was raised with need not be picklable.
+        result = (
+            type(error)(str(error)) if type(error) in (TemplateError, TemplateUnbounded) else TemplateError(str(error))
+        )
+    except MemoryError:
+        result = TemplateUnbounded(f"the chat template needs more than {MAX_MORE_BYTES >> 20} MiB")
+    connection.send(result)

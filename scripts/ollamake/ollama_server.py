@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -76,6 +77,20 @@ class ShownModel:
     adapter_path: str | None = None
 
 
+def host_without_key(host: str | None) -> str | None:
+    """Return the address of a server as it is given. Raises OllamakeError for one with a password in it, which is not shown.
+
+    It would be in records and in lists of processes, and Ollama's clients leave it out of what they send.
+    """
+    if host is not None and "@" in host:
+        raise OllamakeError(
+            "ollama.host, or the environment variable OLLAMA_HOST, has a name or a password in the address (before an @). It"
+            " would be in records and in lists of processes, and Ollama's clients do not send it. Give the address alone; a key"
+            " belongs in OLLAMA_API_KEY."
+        )
+    return host
+
+
 class OllamaServer:
     """One server. Every method raises OllamakeError naming its address when it cannot be reached or refuses.
 
@@ -85,6 +100,7 @@ class OllamaServer:
     """
 
     def __init__(self, host: str | None, patience: float = PATIENCE, size: int = 0) -> None:
+        host_without_key(host or os.environ.get("OLLAMA_HOST"))
         self._patience = patience
         self._size = size
         timeout = httpx.Timeout(patience, connect=_CONNECT_SECONDS)

@@ -17,6 +17,7 @@ from jinja2 import TemplateError
 
 from ollamake.conversations import CONVERSATIONS, Conversation
 from ollamake.errors import OllamakeError
+from ollamake.jinja_rendering import MAX_CHARACTERS, TemplateUnbounded, bounded
 
 log = logging.getLogger("ollamake")
 
@@ -77,7 +78,7 @@ class PromptCheck:
             return {"status": REFUSED, "detail": "the chat template has no tools"}
         try:
             expected = self._expected(messages, tools, conversation.continues)
-        except (TemplateError, ValueError, TypeError, AttributeError) as error:
+        except TemplateError as error:
             if len(messages) > len(conversation.messages) and not tools and self._renders(conversation):
                 return self._without_system_role(conversation)
             # What a chat template refuses (two users in a row, a system prompt) cannot have been trained either.
@@ -114,7 +115,7 @@ class PromptCheck:
         """Whether the chat template takes a conversation as it is, without the registered system prompt."""
         try:
             self._expected(list(conversation.messages), None, conversation.continues)
-        except (TemplateError, ValueError, TypeError, AttributeError):
+        except TemplateError:
             return False
         return True
 
@@ -125,14 +126,8 @@ class PromptCheck:
         return "tools" in text
 
     def _expected(self, messages: Messages, tools: Tools, continues: bool) -> str:
-        text = self.tokenizer.apply_chat_template(
-            messages,
-            tools=tools,
-            tokenize=False,
-            add_generation_prompt=not continues,
-            continue_final_message=continues,
-        )
-        return str(text)
+        text: str = bounded(_applied, self.tokenizer, messages, tools, continues)
+        return text
 
     def _difference(self, expected: str, found: str) -> str | None:
         """Return how the prompt found differs from the one expected, or None."""
@@ -178,6 +173,21 @@ class PromptCheck:
 
     def _shown(self, ids: list[int]) -> str:
         return " ".join(f"{number}={self.tokenizer.convert_ids_to_tokens(number)!r}" for number in ids) or "nothing"
+
+
+def _applied(tokenizer: Any, messages: Messages, tools: Tools, continues: bool) -> str:
+    """Render as training does, by transformers, which bounds neither time nor memory. Raises TemplateError."""
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tools=tools, tokenize=False, add_generation_prompt=not continues, continue_final_message=continues
+        )
+    except (TemplateError, MemoryError):
+        raise
+    except Exception as error:  # a template may bring about any
+        raise TemplateError(str(error)) from error
+    if len(text) > MAX_CHARACTERS:
+        raise TemplateUnbounded(f"the chat template writes more than {MAX_CHARACTERS} characters")
+    return str(text)
 
 
 def text_difference(expected: str, found: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ollamake.create_request import request_of_marker
 from ollamake.errors import OllamakeError
+from ollamake.hidden_keys import without_keys
 from ollamake.ollama_server import OllamaServer
 from ollamake.rag_check import KEYS
 from ollamake.rag_file import backups_of, keep_backup, read_rag_file, replace_rag_file
@@ -94,7 +95,7 @@ def update_rag_file(marker: Mapping[str, Any], spec: Mapping[str, Any], dry_run:
                     "%s: %s: %s -> %s",
                     name,
                     path,
-                    found[path].source or "(nothing)",
+                    without_keys(found[path].source or "(nothing)"),
                     json.dumps(value, ensure_ascii=False),
                 )
         log.info("%s", shown_difference(file.content, content, name))
@@ -110,7 +111,7 @@ def update_rag_file(marker: Mapping[str, Any], spec: Mapping[str, Any], dry_run:
         "file": name,
         "sha256": hashlib.sha256(content).hexdigest(),
         "values": wanted,
-        "before": {path: one.source for path, one in found.items()},
+        "before": {path: one.source and without_keys(one.source) for path, one in found.items()},
         "written": changes,
         "backup": None if backup is None else str(backup),
         "backups": [one.name for one in backups_of(file.path)],
@@ -119,9 +120,9 @@ def update_rag_file(marker: Mapping[str, Any], spec: Mapping[str, Any], dry_run:
 
 
 def shown_difference(before: bytes, after: bytes, name: str) -> str:
-    """Return a unified difference for people, without line ends."""
+    """Return a unified difference for people, without line ends, and without the keys that stand in the same lines."""
     lines = [content.decode("utf-8").splitlines() for content in (before, after)]
-    return "\n".join(difflib.unified_diff(*lines, name, f"{name} (with the model)", lineterm="", n=1))
+    return without_keys("\n".join(difflib.unified_diff(*lines, name, f"{name} (with the model)", lineterm="", n=1)))
 
 
 def _require_as_registered(marker: Mapping[str, Any], name: str) -> None:

@@ -35,8 +35,10 @@ def require_same_base(plan: Mapping[str, Any], gguf: Path, name: str, key: str) 
         architecture = str(read_gguf_header(gguf, (_ARCHITECTURE,)).values[_ARCHITECTURE])
         header = read_gguf_header(gguf, (f"{architecture}.block_count",))
         blocks = int(header.values[f"{architecture}.block_count"])
+        if not 0 < blocks <= len(header.tensors):  # names are listed for each of them
+            raise ValueError(f"{blocks} blocks of {len(header.tensors)} tensors")
         number = next(number for number, known in MODEL_ARCH_NAMES.items() if known == architecture)
-    except (ValueError, KeyError, OSError, StopIteration) as error:
+    except (ValueError, TypeError, KeyError, OSError, StopIteration) as error:
         raise OllamakeError(
             f"{key}: {gguf}, the weights of {name}, is no GGUF of a known model ({error!r})."
         ) from error

@@ -1,0 +1,23 @@
+"""Keys and passwords in a text that is shown or kept: what stands in a user's own files may have them beside what is changed."""
+
+from __future__ import annotations
+
+import re
+
+HIDDEN = "***"
+
+_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s'\"]+(?=@)")
+_BY_NAME = re.compile(
+    r"""(?ix) ( [\w-]* (?: api[-_]?key | access[-_]?key | token(?!s|i) | secret | passw(?:or)?d | passphrase | credential
+                       | authorization ) [\w-]* ["']? \s* [:=] \s* )
+        (?: "[^"]*" | '[^']*' | [^\s,}\]#"'][^,}\]\n]* )"""
+)
+"""A name that says so, and its value, up to what ends it in YAML's and JSON's lists and tables."""
+_BY_FORM = re.compile(r"\b(hf_[A-Za-z0-9]{8,}|sk-[\w-]{12,}|AKIA[0-9A-Z]{12,}|gh[pousr]_[A-Za-z0-9]{12,})")
+
+
+def without_keys(text: str) -> str:
+    """Return a text with ``***`` in place of what is a key or a password by its name, its form or its place in an address."""
+    text = _IN_ADDRESS.sub(HIDDEN, text)
+    text = _BY_NAME.sub(lambda found: found[1] + HIDDEN, text)
+    return _BY_FORM.sub(HIDDEN, text)
