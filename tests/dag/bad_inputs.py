@@ -27,10 +27,12 @@ _OF_EVERY_RUN = (".snakemake", "logs")
 
 
 def shared_out(cases: Cases) -> list[Any]:
-    """Return the names of all cases for parametrize; two thirds of them run with the marker `faults` only."""
+    """Return the names of all cases for parametrize; two thirds of them run with `pytest -m faults` only."""
     names = list(cases)
     chosen = random.Random(10).sample(names, -(-len(names) // 3))
-    return [pytest.param(name, marks=[] if name in chosen else [pytest.mark.faults]) for name in names]
+    return [
+        pytest.param(name, marks=[] if name in chosen else [pytest.mark.faults, pytest.mark.campaign]) for name in names
+    ]
 
 
 def tree(folder: Path) -> dict[str, Any]:
