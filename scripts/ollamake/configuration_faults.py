@@ -23,6 +23,7 @@ _LONGEST_LINE, _LONGEST_NAME = 4096, 255
 """Bytes of a path and of a name in it, of which filesystems take no more."""
 _TEXTS = ("system", "template", "license", "parameters")
 """Keys of `ollama` with texts of any form; all other texts are paths, names and addresses."""
+_PATHS = frozenset({"base", "adapter", "path", "store", "llama_cpp", "questions", "text", "chat", "file"})
 _MOST_FAULTS = 30
 
 _found = reprlib.Repr()
@@ -54,7 +55,7 @@ def _unfit_values(value: Any, place: tuple[str | int, ...]) -> Iterator[str]:
     elif isinstance(value, int | float) and not abs(value) < _LARGEST_NUMBER:
         what = "a number" if isinstance(value, int) or math.isfinite(value) else "a finite number"
         yield f"{_path(place)}: expected {what} below {_LARGEST_NUMBER:.0e}; found {_found.repr(value)}"
-    elif isinstance(value, str) and (fault := _unfit_text(value, is_line=_is_line(place))):
+    elif isinstance(value, str) and (fault := _unfit_text(value, place)):
         yield f"{_path(place)}: {fault}; found {_found.repr(value)}"
 
 
@@ -63,13 +64,16 @@ def _is_line(place: tuple[str | int, ...]) -> bool:
     return not inside or inside[0] not in _TEXTS or place[-1] == "file"
 
 
-def _unfit_text(text: str, *, is_line: bool) -> str | None:
+def _unfit_text(text: str, place: tuple[str | int, ...]) -> str | None:
     """Return what is wrong with a text, or with a path, a name or an address, which are one line."""
+    is_line = _is_line(place)
     unfit = [one for one in text if one == "\0" or "\ud800" <= one <= "\udfff" or (is_line and _is_control(one))]
     if unfit:
         return f"expected {'one line of ' if is_line else ''}text without the character U+{ord(unfit[0]):04X}"
     if is_line and text.startswith("-"):
         return "expected no dash at the beginning, which programs take for an option (give a path from / on)"
+    if is_line and _PATHS.intersection(place[-2:]) and ("{" in text or "}" in text):
+        return "expected a path without braces, which Snakemake takes for wildcards"
     size = len(text.encode("utf-8"))
     longest = max(len(name.encode("utf-8")) for name in text.split("/"))
     if is_line and (size > _LONGEST_LINE or longest > _LONGEST_NAME):

@@ -27,7 +27,7 @@ _OF_EVERY_RUN = (".snakemake", "logs")
 
 
 def shared_out(cases: Cases) -> list[Any]:
-    """Return the names of all cases for parametrize; two thirds of them run with the marker `faults` only."""
+    """Return the names of all cases for parametrize; two thirds of them run with `pytest -m faults` only."""
     names = list(cases)
     chosen = random.Random(10).sample(names, -(-len(names) // 3))
     return [

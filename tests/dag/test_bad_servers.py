@@ -10,6 +10,7 @@ import pytest
 from bad_inputs import refused, shared_out
 from dag_build import Build
 
+NOBODY = "no Ollama server answers at ADDRESS"
 HTML = b"<!DOCTYPE html><title>It works!</title>"
 
 
@@ -19,17 +20,17 @@ def answer(status: str, body: bytes, kind: str = "application/json") -> bytes:
 
 
 CASES: dict[str, tuple[bytes | None, list[str]]] = {
-    "hangs": (None, ["no Ollama server answers at ADDRESS (silent for too long", "ollama.host"]),
-    "closes": (b"", ["no Ollama server answers at ADDRESS"]),
-    "answers a web page": (answer("200 OK", HTML, "text/html"), ["no Ollama server answers at ADDRESS"]),
-    "does not know the way": (answer("404 Not Found", HTML, "text/html"), ["no Ollama server answers at ADDRESS", "404"]),
-    "fails": (answer("500 Internal Server Error", b'{"error": "disk"}'), ["no Ollama server answers at ADDRESS", "500"]),
-    "asks for a password": (answer("401 Unauthorized", b'{"error": "unauthorized"}'), ["no Ollama server answers at ADDRESS", "401 Unauthorized"]),
-    "answers a list": (answer("200 OK", b"[]"), ["no Ollama server answers at ADDRESS"]),
-    "answers no JSON": (answer("200 OK", b"{\xff"), ["no Ollama server answers at ADDRESS"]),
-    "speaks something else": (b"SSH-2.0-OpenSSH_9.2\r\n", ["no Ollama server answers at ADDRESS"]),
-    "is too old": (answer("200 OK", b'{"version": "0.1.20"}'), ["the Ollama at ADDRESS is 0.1.20; expected 0.5.5 or later", "Update it"]),
-    "has no version": (answer("200 OK", b'{"version": 7}'), ["no Ollama server answers at ADDRESS (its version is 7"]),
+    "hangs": (None, [NOBODY + " (silent for too long", "ollama.host"]),
+    "closes": (b"", [NOBODY]),
+    "answers a web page": (answer("200 OK", HTML, "text/html"), [NOBODY]),
+    "does not know the way": (answer("404 Not Found", HTML, "text/html"), [NOBODY, "404"]),
+    "fails": (answer("500 Internal Server Error", b'{"error": "disk"}'), [NOBODY, "500"]),
+    "asks for a password": (answer("401 Unauthorized", b'{"error": "unauthorized"}'), [NOBODY, "401 Unauthorized"]),
+    "answers a list": (answer("200 OK", b"[]"), [NOBODY]),
+    "answers no JSON": (answer("200 OK", b"{\xff"), [NOBODY]),
+    "speaks something else": (b"SSH-2.0-OpenSSH_9.2\r\n", [NOBODY]),
+    "is too old": (answer("200 OK", b'{"version": "0.1.20"}'), ["Ollama at ADDRESS is 0.1.20; expected 0.5.5", "Update it"]),
+    "has no version": (answer("200 OK", b'{"version": 7}'), [NOBODY + " (its version is 7"]),
 }  # fmt: skip
 
 

@@ -52,13 +52,13 @@ CASES: Cases = {
         set_config(tools={"llama_cpp": "nowhere"}),
         ["tools.llama_cpp", "llama-quantize is not in 'nowhere'"],
     ),
-    "not executable": (with_program("llama-quantize", None), ["tools.llama_cpp", "llama-quantize is not in 'tools' as an exec"]),
+    "not executable": (with_program("llama-quantize", None), ["tools.llama_cpp", "is not in 'tools' as an executable file"]),
     "crashes": (with_program("llama-quantize", "kill -SEGV $$"), [QUANTIZE, "crashes (SIGSEGV)", "tools.llama_cpp"]),
     "a library is missing": (
         with_program("llama-quantize", "echo 'libggml.so.0: cannot open shared object file' >&2; exit 127"),
         [QUANTIZE, "libggml.so.0: cannot open shared object file", "tools.llama_cpp"],
     ),
-    "prints garbage": (with_program("llama-quantize", "head -c 3000 /dev/urandom"), [QUANTIZE, "answers nothing that", "tools.llama_cpp"]),
+    "prints garbage": (with_program("llama-quantize", "head -c 3000 /dev/urandom"), [QUANTIZE, "answers nothing that"]),
     "hangs": (with_program("llama-quantize", "exec sleep 1000"), [QUANTIZE, "did not end within 20 s", "tools.llama_cpp"]),
     "too old": (
         measured(with_program("llama-perplexity", "echo 'usage: llama-perplexity --file FNAME'")),

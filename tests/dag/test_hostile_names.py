@@ -13,14 +13,15 @@ import pytest
 from dag_build import Build
 from snakemake_runs import run_snakemake
 
-SHELL = "$(touch PWNED) `touch PWNED` ; touch PWNED & 'q' \"d\" {model} {{x}} %s * ~ #"
+SHELL = "$(touch PWNED) `touch PWNED` ; touch PWNED & 'q' \"d\" %s * ~ #"
+BRACES = "{model} {{x}} {"
 PAGE = "<img src=x onerror=alert(1)> [link](javascript:alert(1)) | **b** &amp; \u202e日本語 e\u0301"
-SYSTEM = f'A"""\nFROM evil\nSYSTEM """</script>{SHELL}{PAGE}\x1b[2J\r\n%d'
+SYSTEM = f'A"""\nFROM evil\nSYSTEM """</script>{SHELL}{BRACES}{PAGE}\x1b[2J\r\n%d'
 
 
 def hostile(begun: Build, folder: Path) -> Build:
     """Return a working directory, itself with such a name, in which every path and text has one."""
-    work = folder / f"w {SHELL}"
+    work = folder / f"w {SHELL}{BRACES}"
     build = Build(work, json.loads(json.dumps(begun.config)))
     base, adapter, texts = f"b {PAGE}", f"a {SHELL}", f"t {SHELL}"
     shutil.copytree(begun.folder / "base", work / base)
@@ -32,7 +33,7 @@ def hostile(begun: Build, folder: Path) -> Build:
     programs.symlink_to(build.config["tools"]["llama_cpp"])
     build.config["tools"]["llama_cpp"] = str(programs)
     build.config["ollama"] = {"target": "store", "store": f"results/store {SHELL}"}
-    build.config["hardware"]["gpus"] = [{"name": f"[red]{SHELL}{PAGE}[/red]", "memory_gib": 24}]
+    build.config["hardware"]["gpus"] = [{"name": f"[red]{SHELL}{BRACES}{PAGE}[/red]", "memory_gib": 24}]
     build.model().update(
         base=base,
         adapter=adapter,
@@ -42,7 +43,7 @@ def hostile(begun: Build, folder: Path) -> Build:
             "system": SYSTEM,
             "template_differs": "warn",
             "license": [SYSTEM],
-            "parameters": {"stop": [SHELL, '"""']},
+            "parameters": {"stop": [SHELL + BRACES, '"""']},
         },
     )
     return build
@@ -83,9 +84,7 @@ def test_built_from_as_all_others(finished: Build, begun: Build, tmp_path: Path)
     assert done.returncode == 0
     assert not list(tmp_path.rglob("PWNED"))
     assert weights_of(build) == weights_of(finished) != {}
-    assert SYSTEM in [
-        file.read_text(encoding="utf-8", newline="") for file in blobs(build) if file.stat().st_size < 10_000
-    ]
+    assert SYSTEM.encode() in [file.read_bytes() for file in blobs(build) if file.stat().st_size < 10_000]
     for page in build.folder.glob("results/small/**/*.html"):
         require_harmless(page)
     for picture in build.folder.glob("results/small/**/*.svg"):
@@ -101,7 +100,7 @@ def blobs(build: Build) -> list[Path]:
 
 
 @pytest.mark.parametrize("key", ["base", "adapter"])
-@pytest.mark.parametrize("name", ["-rf", "a\nb", "\x1b[2Jx", "x" * 256], ids=ascii)
+@pytest.mark.parametrize("name", ["-rf", "a\nb", "\x1b[2Jx", "x" * 256, "{model}", "a}"], ids=ascii)
 def test_refused_by_its_key(begun: Build, tmp_path: Path, key: str, name: str) -> None:
     build = Build(tmp_path, json.loads(json.dumps(begun.config)))
     build.model()[key] = name

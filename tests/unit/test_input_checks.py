@@ -269,7 +269,7 @@ def program(folder: Path, text: str | bytes, mode: int = 0o755) -> list[list[str
     "text",
     [
         "#!/bin/sh\necho usage\nexit 1\n",
-        '#!/bin/sh\n[ "$1" = --help ] || kill -SEGV $$\n',
+        '#!/bin/sh\n[ "$1" = --help ] || kill -SEGV $$\necho usage\n',
         "#!/bin/sh\necho version 1\n",
     ],
 )
@@ -285,6 +285,7 @@ def test_a_program_that_starts(tmp_path: Path, text: str) -> None:
         ("#!/bin/sh\necho libggml.so: cannot open >&2\nexit 127\n", 0o755, "exit code 127: libggml.so: cannot open"),
         (b"\x7fELF of another processor", 0o755, "cannot be executed \\(Exec format error"),
         ("#!/bin/sh\nexec sleep 9\n", 0o755, "did not end within 0.3 s"),
+        ("#!/bin/sh\necho nothing\n", 0o755, "answers nothing that llama.cpp's programs do"),
         ("#!/no/such/interpreter\n", 0o755, "cannot be executed"),
     ],
 )
