@@ -26,6 +26,7 @@ from ollamake.llama_cpp_programs import find_converter, find_program, program_id
 from ollamake.llama_cpp_source import (
     VERSION,
     compile_program,
+    compiled_since_start,
     fetch_sdist,
     remove_build_of_another_place,
     require_compiler,
@@ -320,3 +321,26 @@ def test_what_was_compiled_in_another_place_is_compiled_anew(tmp_path: Path) -> 
     assert cache.exists()
     remove_build_of_another_place(tmp_path / "moved/source", build)
     assert not build.exists()
+
+
+def test_what_was_being_compiled_when_the_machine_went_down_is_compiled_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Objects that are empty or zeros have the times of good ones."""
+    build, start = tmp_path / "build", tmp_path / "boot_id"
+    monkeypatch.setattr("ollamake.llama_cpp_source._START", start)
+    start.write_text("first\n", encoding="ascii")
+    with pytest.raises(KeyboardInterrupt), compiled_since_start(build):
+        (build / "ggml.o").write_bytes(bytes(100))
+        raise KeyboardInterrupt
+    with compiled_since_start(build):
+        # Killed, but the machine stayed on: what was compiled is good.
+        assert (build / "ggml.o").exists()
+    start.write_text("second\n", encoding="ascii")
+    with pytest.raises(KeyboardInterrupt), compiled_since_start(build):
+        # That one had come to its end, and was on the disk.
+        assert (build / "ggml.o").exists()
+        raise KeyboardInterrupt
+    start.write_text("third\n", encoding="ascii")
+    with compiled_since_start(build):
+        assert not (build / "ggml.o").exists()
