@@ -323,24 +323,22 @@ def test_what_was_compiled_in_another_place_is_compiled_anew(tmp_path: Path) -> 
     assert not build.exists()
 
 
+@pytest.mark.parametrize(
+    ("ends", "same_start", "is_kept"), [(True, False, True), (False, True, True), (False, False, False)]
+)
 def test_what_was_being_compiled_when_the_machine_went_down_is_compiled_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: bool, same_start: bool, is_kept: bool
 ) -> None:
     """Objects that are empty or zeros have the times of good ones."""
     build, start = tmp_path / "build", tmp_path / "boot_id"
     monkeypatch.setattr("ollamake.llama_cpp_source._START", start)
     start.write_text("first\n", encoding="ascii")
-    with pytest.raises(KeyboardInterrupt), compiled_since_start(build):
-        (build / "ggml.o").write_bytes(bytes(100))
-        raise KeyboardInterrupt
+    compiling = compiled_since_start(build)
+    compiling.__enter__()
+    (build / "ggml.o").write_bytes(bytes(100))
+    if ends:
+        compiling.__exit__(None, None, None)
+    if not same_start:
+        start.write_text("second\n", encoding="ascii")
     with compiled_since_start(build):
-        # Killed, but the machine stayed on: what was compiled is good.
-        assert (build / "ggml.o").exists()
-    start.write_text("second\n", encoding="ascii")
-    with pytest.raises(KeyboardInterrupt), compiled_since_start(build):
-        # That one had come to its end, and was on the disk.
-        assert (build / "ggml.o").exists()
-        raise KeyboardInterrupt
-    start.write_text("third\n", encoding="ascii")
-    with compiled_since_start(build):
-        assert not (build / "ggml.o").exists()
+        assert (build / "ggml.o").exists() is is_kept
