@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
         changes = apply_patch(Path(folder) / "source")
         shutil.rmtree(args.output_dir / "source", ignore_errors=True)
         (Path(folder) / "source").rename(args.output_dir / "source")
+    os.sync()  # The record says that the tree is there: after a power cut, too.
     record = {"package": PACKAGE, "version": VERSION, "sha256": SDIST_SHA256, "files": files, "changes": changes}
     write_json(args.output_dir / "source.json", record | {"tree_sha256": tree_sha256(args.output_dir / "source")})
     logging.info("unpacked %d files to %s", files, args.output_dir / "source")

@@ -15,9 +15,12 @@ import sys
 import tarfile
 import zlib
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from ollamake.atomic_write import write_text
 from ollamake.child_process import heard
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
@@ -48,6 +51,11 @@ _CMAKE_OPTIONS = {
     "LLAMA_BUILD_UI": "OFF",
     "LLAMA_USE_PREBUILT_UI": "OFF",
 }
+
+_UNFINISHED = ".unfinished"
+"""In the folder in which is compiled: the start of the machine at which that was begun, until it is on the disk."""
+_START = Path("/proc/sys/kernel/random/boot_id")
+"""Another text after each start of the machine (Linux)."""
 
 
 def fetch_sdist(folder: Path) -> Path:
@@ -139,6 +147,11 @@ def compile_program(source: Path, build: Path, program: str, jobs: int) -> Path:
     """
     require_compiler()
     remove_build_of_another_place(source, build)
+    with compiled_since_start(build):
+        return _compile(source, build, program, jobs)
+
+
+def _compile(source: Path, build: Path, program: str, jobs: int) -> Path:
     cmake = _tool("cmake")
     options = [f"-D{name}={value}" for name, value in _CMAKE_OPTIONS.items()]
     generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}"]
@@ -155,6 +168,23 @@ def remove_build_of_another_place(source: Path, build: Path) -> None:
     home = f"CMAKE_HOME_DIRECTORY:INTERNAL={source.resolve()}"
     if home not in cache.read_text(encoding="utf-8", errors="replace").splitlines():
         shutil.rmtree(build)
+
+
+@contextmanager
+def compiled_since_start(build: Path) -> Iterator[None]:
+    """Compile in a folder where nothing is left of a compilation that ended because the machine did.
+
+    What a compiler wrote just before may then be empty, or zeros, and Ninja, which goes by times, would take it for made.
+    """
+    unfinished = build / _UNFINISHED
+    start = _START.read_text(encoding="ascii").strip() if _START.is_file() else ""
+    if unfinished.is_file() and unfinished.read_text(encoding="utf-8", errors="replace") != start:
+        shutil.rmtree(build)
+    build.mkdir(parents=True, exist_ok=True)
+    write_text(unfinished, start)
+    yield
+    os.sync()
+    unfinished.unlink()
 
 
 def usable_cores() -> int:

@@ -14,9 +14,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from snakemake.exceptions import WorkflowError
 from snakemake.persistence.file import FilePersistence
 
 from ollamake.atomic_write import flush
+from ollamake.machine_limits import limit_met
 
 
 def keep_records() -> None:
@@ -27,17 +29,23 @@ def keep_records() -> None:
 
 def _flushing(write: Any) -> Any:
     def write_and_flush(self: FilePersistence, subject: str, value: Any, key: str, *mode: int) -> None:
-        output = Path(key)
-        if subject == self._metadata_path and output.is_file():
-            flush(output)
-            flush(output.parent)
-        write(self, subject, value, key, *mode)
         path = Path(self._record_path(subject, key))
-        flush(path)
-        # A long name is a folder with the rest of it.
-        while path != Path(subject):
-            path = path.parent
+        try:
+            output = Path(key)
+            if subject == self._metadata_path and output.is_file():
+                flush(output)
+                flush(output.parent)
+            write(self, subject, value, key, *mode)
             flush(path)
+            # A long name is a folder with the rest of it.
+            for folder in path.parents:
+                flush(folder)
+                if folder == Path(subject):
+                    break
+        except OSError as error:
+            # Snakemake would go on without the note, and later take a file for what it may not be.
+            named = OSError(error.errno, error.strerror, error.filename or str(path))
+            raise WorkflowError(f"{key}: {limit_met(named) or named}") from None
 
     write_and_flush.flushes = True
     return write_and_flush

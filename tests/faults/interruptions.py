@@ -171,6 +171,8 @@ def _ending(run: RunningBuild, kind: str, folder: Path) -> tuple[str, list[str]]
     if kind not in SIGNALS:
         ends = {-signal.SIGKILL: "killed", 1: "it said which job failed", 0: "the job ended well", None: "it hung"}
         return ends.get(code, f"exit code {code}"), []
+    if code == 0:
+        return "the job ended well", []  # The last one, just then.
     wrong = []
     if left := run.left_after(3.0):
         wrong.append(f"processes were left: {left}")

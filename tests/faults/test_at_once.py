@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from dag_build import Build
 from outcomes import Checked, Outcome
-from running_build import RunningBuild
+from running_build import RunningBuild, tree_of
 from small_build import copied, differences, final_bytes
 from snakemake_runs import REPOSITORY, run_snakemake
 from watcher import Watcher
@@ -51,6 +52,36 @@ def test_in_one_folder_the_second_is_refused_and_the_first_unharmed(
     wrong = differences(final_bytes(build.folder), expected)
     refused = Outcome("a second run in the folder", "-", "while a job runs", 0, "refused at once", code == 0, not wrong)
     checked([refused, *(Outcome(refused.kind, "-", "", 0, fault, False, False) for fault in watcher.take_faults())])
+
+
+def test_what_a_killed_run_left_at_work_does_not_write_over_what_is_made_later(
+    undisturbed: Build, checked: Checked, tmp_path: Path
+) -> None:
+    """It is held until the next run, with another configuration, is over; then it may go on, if it is still there."""
+    build = copied(undisturbed, tmp_path / "work")
+    rewriting = ("--forcerun", "write_modelfile", "--", "modelfiles")
+    with RunningBuild(build, tmp_path / "said", *rewriting) as run:
+        assert run.wait_until(lambda: (job := run.job()) is not None and job.rule == "write_modelfile", 120)
+        job = run.job()
+        assert job is not None
+        held = tree_of(job.pid)
+        for pid in held:
+            os.kill(pid, signal.SIGSTOP)
+        run.process.kill()
+        run.process.wait()
+        assert set(held) <= set(run.processes())
+        build.model()["ollama"]["parameters"]["temperature"] = 0.9
+        build.write_config()
+        said = build.run("--cores", "1", "modelfiles")
+        assert "processes of a run in this folder that was killed" in said
+        for pid in held:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        left = run.left_after(10)
+    files = list(build.folder.glob("results/small/ollama/*/Modelfile"))
+    new = len(files) == 2 and all("temperature 0.9" in file.read_text(encoding="utf-8") for file in files)
+    kind = "kill -9 of Snakemake, then another configuration"
+    checked([Outcome(kind, "write_modelfile", "its job held until then", 0, "killed", not left, new)])
 
 
 @pytest.mark.campaign

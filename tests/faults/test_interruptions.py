@@ -39,6 +39,7 @@ def test_40_kills(whole: tuple[Build, dict[str, str]], checked: Checked, tmp_pat
 
 @pytest.mark.campaign
 @pytest.mark.timeout(4 * 3600)
-def test_40_signals(inputs: Build, expected: dict[str, str], checked: Checked, tmp_path: Path) -> None:
-    interrupter = Interrupter(6, tuple(SIGNALS))
+@pytest.mark.parametrize("seed", range(6, 9))
+def test_signals(inputs: Build, expected: dict[str, str], checked: Checked, tmp_path: Path, seed: int) -> None:
+    interrupter = Interrupter(seed, tuple(SIGNALS))
     checked(chain(copied(inputs, tmp_path / "work"), interrupter, 40, expected, tmp_path / "said"))

@@ -30,6 +30,7 @@ from ollamake.llama_cpp_programs import find_converter, find_program, program_id
 from ollamake.llama_cpp_source import (
     VERSION,
     compile_program,
+    compiled_since_start,
     fetch_sdist,
     remove_build_of_another_place,
     require_compiler,
@@ -467,3 +468,24 @@ def test_what_was_compiled_in_another_place_is_compiled_anew(tmp_path: Path) -> 
     assert cache.exists()
     remove_build_of_another_place(tmp_path / "moved/source", build)
     assert not build.exists()
+
+
+@pytest.mark.parametrize(
+    ("ends", "same_start", "is_kept"), [(True, False, True), (False, True, True), (False, False, False)]
+)
+def test_what_was_being_compiled_when_the_machine_went_down_is_compiled_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: bool, same_start: bool, is_kept: bool
+) -> None:
+    """Objects that are empty or zeros have the times of good ones."""
+    build, start = tmp_path / "build", tmp_path / "boot_id"
+    monkeypatch.setattr("ollamake.llama_cpp_source._START", start)
+    start.write_text("first\n", encoding="ascii")
+    compiling = compiled_since_start(build)
+    compiling.__enter__()
+    (build / "ggml.o").write_bytes(bytes(100))
+    if ends:
+        compiling.__exit__(None, None, None)
+    if not same_start:
+        start.write_text("second\n", encoding="ascii")
+    with compiled_since_start(build):
+        assert (build / "ggml.o").exists() is is_kept
