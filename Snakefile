@@ -1,5 +1,4 @@
 """ollamake: from a base model and a PEFT adapter to models that Ollama serves, as config/config.yaml says.
-
 `snakemake --cores 1 all` builds what is missing; `snakemake -n all` says what that is, and why."""
 
 from snakemake.utils import min_version
