@@ -56,6 +56,7 @@ from ollamake.published_quality import CANDIDATES
 from ollamake.quantization_types import QUANTIZATION_TYPES, UNQUANTIZED
 from ollamake.run_in_folder import end, enter, has_locks, left_jobs, name_run, stop_jobs_on_signals
 from ollamake.rag_state import undone
+from ollamake.record_seal import read_record
 from ollamake.registration import chat_command
 from ollamake.serving_configuration import CHECKPOINTS as CHECKPOINTS_TO_SERVE
 from ollamake.shape import shipped_shape
@@ -1902,7 +1903,7 @@ def build_mem_mb(wildcards, threads):
 @cache
 def plan_of_merge(file, changed):
     """Return a merge plan; ``changed`` is the file's time, with which it is read anew."""
-    return json.loads(Path(file).read_text(encoding="utf-8"))
+    return or_one_message(read_record, Path(file))
 
 
 def merge_plan_of(input):
@@ -2013,7 +2014,7 @@ def take_of(name):
     quantizations = [*quantizations_so_far(name)] or [CANDIDATES[0]] * model.is_automatic
     here = CONFIG.target != "store" and server_elsewhere() is None
     peak = disk_peak(
-        json.loads(Path(f"results/{name}/merge_plan.json").read_text(encoding="utf-8")),
+        or_one_message(read_record, Path(f"results/{name}/merge_plan.json")),
         name,
         Path("results", name),
         quantizations,
