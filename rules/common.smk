@@ -43,12 +43,13 @@ from ollamake.errors import OllamakeError, printable
 from ollamake.file_digest import sha256_of
 from ollamake.free_disk import MARGIN, free_bytes, require_writable
 from ollamake.future_times import bring_back
+from ollamake.hidden_keys import host_without_key
 from ollamake.hub_room import bytes_to_fetch, with_downloads
 from ollamake.imported_modules import modules_used_by
 from ollamake.llama_cpp_programs import find_converter, find_program, program_identity
 from ollamake.llama_cpp_source import VERSION as LLAMA_CPP_VERSION
 from ollamake.memory_plan import is_here
-from ollamake.ollama_server import OllamaServer, host_without_key
+from ollamake.ollama_server import OllamaServer
 from ollamake.pinned_sources import FORMAT, pinned_sources
 from ollamake.placeholders import require_no_placeholders
 from ollamake.planned_quantization import quantization_of_plan

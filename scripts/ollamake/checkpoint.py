@@ -20,6 +20,12 @@ from ollamake.weight_file import read_entries
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _SCALE = "_scale_inv"
 """What the name of a float8 tensor's block scales ends in (DeepSeek-V3, and transformers' fp8 quantizer)."""
+_MOST_OF_ALL = {
+    "vocab_size": 10_000_000,
+    **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer", "n_layers"), 10_000),
+    **dict.fromkeys(("num_experts", "n_routed_experts", "num_local_experts"), 100_000),
+}
+"""Keys of config.json that llama.cpp's converter counts to, and tens of times what models have."""
 _QUANTIZED_NAME = re.compile(
     r"[-_.](unsloth[-_])?(bnb|awq|gptq|fp8|nvfp4|mxfp4|hqq|aqlm|eetq|4bit|8bit|int4|int8|w4a16|w8a8|w8a16|g128|dynamic)(?![a-z])",
     re.IGNORECASE,
@@ -73,9 +79,7 @@ def read_checkpoint(folder: str, key: str) -> Checkpoint:
     weights, _ = source_files("base", folder, key)
     path = Path(folder)
     config = read_json_object(path / "config.json")
-    for part in ("text_config", "vision_config"):
-        if not isinstance(config.get(part, {}), (Mapping, type(None))):
-            raise OllamakeError(f"{path / 'config.json'}: expected a JSON object in {part}. Fetch the file again.")
+    _require_plausible(path / "config.json", config)
     block = _block_of(path, config)
     shards = tuple(read_entries(Path(file)) for file in weights)
     times = Counter(tensor.name for shard in shards for tensor in shard.tensors)
@@ -88,6 +92,18 @@ def read_checkpoint(folder: str, key: str) -> Checkpoint:
     checkpoint = Checkpoint(path, config, shards, block)
     _require_scales(checkpoint)
     return checkpoint
+
+
+def _require_plausible(file: Path, config: Mapping[str, Any]) -> None:
+    """Refuse parts that are no objects, and numbers for each of which somebody would make a place in memory."""
+    for part in ("text_config", "vision_config"):
+        if not isinstance(config.get(part, {}), (Mapping, type(None))):
+            raise OllamakeError(f"{file}: expected a JSON object in {part}. Fetch the file again.")
+    for holder in (config, config.get("text_config") or {}):
+        for key, most in _MOST_OF_ALL.items():
+            value = holder.get(key)
+            if isinstance(value, (int, float)) and not value <= most:
+                raise OllamakeError(f"{file}: {key} is {str(value)[:40]}, which no model has. Fetch the file again.")
 
 
 def _block_of(folder: Path, config: Mapping[str, Any]) -> tuple[int, int]:

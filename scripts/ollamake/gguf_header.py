@@ -29,7 +29,8 @@ _MOST_OF_HEADER = 200_000_000
 """Bytes: ten times those of a vocabulary of 262 k tokens with its merges."""
 _MOST_DIMENSIONS = 4
 """GGML_MAX_DIMS of ggml.h."""
-_MOST_ELEMENTS = 2**63 - 1
+_MOST_ELEMENTS = 2**56
+"""Of which no type has so large ones that numpy could not count their bytes, whatever a size of 0 makes of them."""
 _SHOWN = 100
 """Characters of a name that a message shows: it is a stranger's, and may be millions of characters long."""
 _ALIGNMENT = "general.alignment"
@@ -117,7 +118,7 @@ class _Reader:
             raise ValueError(f"{name[:_SHOWN]!r} has {count} dimensions")
         shape = [self._number("Q") for _ in range(count)]
         kind, elements = self._number("I"), math.prod(shape)
-        # As ggml does: rows of whole blocks, and no more elements than can be counted, whatever a size of 0 makes of them.
+        # Rows of whole blocks, as ggml wants them.
         if math.prod(size for size in shape if size) > _MOST_ELEMENTS or (shape[0] % BLOCK_SIZES.get(kind, (1, 0))[0]):
             raise ValueError(f"{name[:_SHOWN]!r}, {shape}, cannot be a tensor of type {kind}")
         return name, kind, elements, self._number("Q")

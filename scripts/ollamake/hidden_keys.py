@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from ollamake.errors import OllamakeError
+
 HIDDEN = "***"
 
 _IN_ADDRESS = re.compile(r"(?<=://)[^/@\s'\"]+(?=@)")
@@ -21,3 +23,17 @@ def without_keys(text: str) -> str:
     text = _IN_ADDRESS.sub(HIDDEN, text)
     text = _BY_NAME.sub(lambda found: found[1] + HIDDEN, text)
     return _BY_FORM.sub(HIDDEN, text)
+
+
+def host_without_key(host: str | None) -> str | None:
+    """Return the address of a server as it is given. Raises OllamakeError for one with a password in it, which is not shown.
+
+    It would be in records and in lists of processes, and Ollama's clients leave it out of what they send.
+    """
+    if host is not None and "@" in host:
+        raise OllamakeError(
+            "ollama.host, or the environment variable OLLAMA_HOST, has a name or a password in the address (before an @). It"
+            " would be in records and in lists of processes, and Ollama's clients do not send it. Give the address alone; a key"
+            " belongs in OLLAMA_API_KEY."
+        )
+    return host

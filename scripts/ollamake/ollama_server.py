@@ -19,6 +19,7 @@ from ollamake.damage import rebuild_command
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import CHUNK
 from ollamake.heartbeat import waiting
+from ollamake.hidden_keys import host_without_key
 from ollamake.ollama_name import manifest_path
 from ollamake.progress import progress_bar
 
@@ -76,20 +77,6 @@ class ShownModel:
     adapter: str | None = None
     """sha256 of the adapter, from the ADAPTER line of the Modelfile it shows."""
     adapter_path: str | None = None
-
-
-def host_without_key(host: str | None) -> str | None:
-    """Return the address of a server as it is given. Raises OllamakeError for one with a password in it, which is not shown.
-
-    It would be in records and in lists of processes, and Ollama's clients leave it out of what they send.
-    """
-    if host is not None and "@" in host:
-        raise OllamakeError(
-            "ollama.host, or the environment variable OLLAMA_HOST, has a name or a password in the address (before an @). It"
-            " would be in records and in lists of processes, and Ollama's clients do not send it. Give the address alone; a key"
-            " belongs in OLLAMA_API_KEY."
-        )
-    return host
 
 
 class OllamaServer:

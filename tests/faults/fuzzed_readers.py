@@ -26,56 +26,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fuzzed_models import adapters, bases, check_adapter, check_base
 from gguf import GGML_QUANT_SIZES, GGUFReader, GGUFValueType, GGUFWriter
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
+from strange_values import NUMBERS, VALUES, changed
 
-from ollamake.adapter import read_adapter
-from ollamake.checkpoint import read_checkpoint
 from ollamake.errors import OllamakeError
 from ollamake.gguf_header import read_gguf_header
 from ollamake.gguf_record import gguf_record
 from ollamake.gguf_tokenizer import KEYS, tokenizer_facts
 from ollamake.gguf_vocabulary import read_vocabulary
 from ollamake.importance_file import read_importance
-from ollamake.merge_plan import plan_merge
 from ollamake.nonfinite_weights import nonfinite_tensors
-from ollamake.peft_methods import THROUGH_PEFT
 from ollamake.safetensors_header import BITS, read_header
-from ollamake.source_files import source_files
 
 MOST_SECONDS = 5.0
 """Of computing, for a file of a few kB."""
 MOST_MORE_BYTES = 1 << 30
 _LONGEST_MESSAGE = 5_000
 """Characters: names of four thousand are allowed."""
-
-_NUMBERS = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    7,
-    8,
-    31,
-    32,
-    33,
-    255,
-    256,
-    2**16,
-    2**31 - 1,
-    2**31,
-    2**32 - 1,
-    2**32,
-    2**62,
-    2**63 - 1,
-    2**63,
-    2**64 - 1,
-)
 
 
 @dataclass(frozen=True)
@@ -85,58 +58,6 @@ class Reader:
     files: SearchStrategy[bytes]
     check: Callable[[bytes, Path], str]
     """Returns what became of the file, which is counted."""
-
-
-# Bytes that are changed.
-
-
-def _edited(content: bytes, edits: list[tuple[int, int, int, bytes]]) -> bytes:
-    data = bytearray(content)
-    for kind, place, number, piece in edits:
-        at = place % (len(data) + 1)
-        if kind == 0 and data:
-            data[at % len(data)] ^= 1 << number % 8
-        elif kind == 1:
-            data[at:at] = piece
-        elif kind == 2:
-            del data[at : at + number % 40]
-        elif kind == 3:
-            data[at : at + 8] = _NUMBERS[number % len(_NUMBERS)].to_bytes(8, "little")
-        elif kind == 4:
-            data[at : at + 4] = (_NUMBERS[number % len(_NUMBERS)] & 0xFFFFFFFF).to_bytes(4, "little")
-        elif kind == 5:
-            data[at:at] = data[place % (at + 1) : at]
-        else:
-            del data[at:]
-    return bytes(data)
-
-
-def changed(*originals: bytes) -> SearchStrategy[bytes]:
-    """Return files in which a few places differ from one of the originals."""
-    edit = st.tuples(st.integers(0, 6), st.integers(0, 1 << 16), st.integers(0, 1 << 16), st.binary(max_size=12))
-    return st.builds(_edited, st.sampled_from(originals), st.lists(edit, max_size=6))
-
-
-_STRANGE = st.one_of(
-    st.none(), st.booleans(), st.sampled_from(_NUMBERS), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=8),
-    st.sampled_from(["", "__metadata__", "F32", "\ud800", "\u202e", "a" * 5000, "../x", "x\0"]), st.just([]), st.just({}),
-)  # fmt: skip
-VALUES = st.recursive(
-    _STRANGE,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-def _with_strange_places(value: Any) -> SearchStrategy[Any]:
-    """Return values like ``value``, in which anything may be something else, or missing."""
-    if isinstance(value, dict):
-        same = st.fixed_dictionaries({}, optional={key: _with_strange_places(inner) for key, inner in value.items()})
-    elif isinstance(value, list):
-        same = st.tuples(*map(_with_strange_places, value)).map(list)
-    else:
-        same = st.just(value)
-    return st.one_of(st.just(value), same, VALUES)
 
 
 # safetensors.
@@ -152,8 +73,8 @@ def _safetensors() -> SearchStrategy[bytes]:
     entry = st.fixed_dictionaries(
         {
             "dtype": st.sampled_from([*BITS, "F33", "f32"]) | VALUES,
-            "shape": st.lists(st.integers(0, 4) | st.sampled_from(_NUMBERS), max_size=4) | VALUES,
-            "data_offsets": st.lists(st.integers(0, 64) | st.sampled_from(_NUMBERS), min_size=2, max_size=2) | VALUES,
+            "shape": st.lists(st.integers(0, 4) | st.sampled_from(NUMBERS), max_size=4) | VALUES,
+            "data_offsets": st.lists(st.integers(0, 64) | st.sampled_from(NUMBERS), min_size=2, max_size=2) | VALUES,
         }
     )
     good = st.lists(st.tuples(st.sampled_from(sorted(BITS)), st.lists(st.integers(0, 4), max_size=3)), max_size=4).map(
@@ -162,7 +83,7 @@ def _safetensors() -> SearchStrategy[bytes]:
     table = st.dictionaries(st.text(max_size=6) | st.just("__metadata__"), entry | VALUES, max_size=4) | good | VALUES
     header = table.map(lambda value: json.dumps(value).encode("utf-8"))
     header = header | st.builds(lambda one, pad: one + pad, header, st.sampled_from([b" ", b"\n", b"\0", b"x"]))
-    length = st.none() | st.sampled_from(_NUMBERS)
+    length = st.none() | st.sampled_from(NUMBERS)
     framed = st.builds(_framed, header, st.integers(0, 300), st.none() | length)
     fitting = good.flatmap(lambda value: st.just(_framed(json.dumps(value).encode(), _end_of(value), None)))
     return st.one_of(changed(original), framed, fitting, st.binary(max_size=60))
@@ -262,7 +183,7 @@ def _gguf_of(
 
 
 def _gguf(kind: str) -> SearchStrategy[bytes]:
-    number = st.sampled_from(_NUMBERS)
+    number = st.sampled_from(NUMBERS)
     small = st.integers(0, 4) | st.integers(0, 40) | number
     scalar = st.one_of(
         st.builds(lambda n: struct.pack("<IQ", GGUFValueType.UINT64, n), number),
@@ -333,106 +254,6 @@ def check_importance(content: bytes, folder: Path) -> str:
     return "taken"
 
 
-# Bases and adapters.
-
-
-_Q_PROJ = "model.layers.0.self_attn.q_proj"
-_BASE = {"model.embed_tokens.weight": (16, 8), f"{_Q_PROJ}.weight": (8, 8), "lm_head.weight": (16, 8)}
-
-
-def _base_file() -> bytes:
-    return save({name: np.ones(shape, np.float32) for name, shape in _BASE.items()}, metadata={"format": "pt"})
-
-
-_ADAPTER_CONFIG: dict[str, Any] = {
-    "peft_type": "LORA", "r": 2, "lora_alpha": 4, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {".*q_proj": 3},
-    "target_modules": ["q_proj"], "modules_to_save": ["lm_head"], "use_rslora": True, "use_dora": False, "bias": "none",
-    "init_lora_weights": True, "trainable_token_indices": [1], "base_model_name_or_path": "x", "target_parameters": ["a.b"],
-    "layer_replication": None, "loftq_config": {}, "fan_in_fan_out": False,
-}  # fmt: skip
-
-
-@st.composite
-def _adapters(draw: st.DrawFn) -> bytes:
-    """Return an adapter_config.json, a zero byte, and the weights."""
-    config = draw(st.sampled_from([_ADAPTER_CONFIG, _ADAPTER_CONFIG, None])) or draw(
-        _with_strange_places(_ADAPTER_CONFIG)
-    )
-    if isinstance(config, dict) and draw(st.booleans()):
-        config = config | {"peft_type": draw(st.sampled_from(sorted(THROUGH_PEFT)))}
-    text = json.dumps(config).encode()
-    text = draw(changed(text)) if draw(st.integers(0, 9)) == 0 else text
-    module = st.sampled_from(["layers.0.self_attn.q_proj", "lm_head", "embed_tokens", "nowhere", "layers.0.self_attn"])
-    ending = st.sampled_from(
-        ["lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector", "base_layer.lora_A.weight", "weight",
-         "lora_embedding_A", "trainable_tokens_delta", "modules_to_save.weight", "original_module.weight", "base_layer.weight"]
-    )  # fmt: skip
-    name = st.builds("base_model.model.model.{}.{}".format, module, ending) | st.text(max_size=10)
-    shape = st.lists(st.sampled_from([0, 1, 2, 8, 16]), max_size=3).map(tuple)
-    tensors = draw(st.dictionaries(name, shape, max_size=3))
-    low_rank = {
-        f"base_model.model.{_Q_PROJ}.lora_A.weight": (2, 8),
-        f"base_model.model.{_Q_PROJ}.lora_B.weight": (8, 2),
-    }
-    tensors |= low_rank if draw(st.booleans()) else {}
-    with contextlib.suppress(UnicodeEncodeError):
-        weights = save({one: np.ones(size, np.float32) for one, size in tensors.items()})
-        return text.replace(b"\0", b"") + b"\0" + weights
-    return text + b"\0"
-
-
-def check_adapter(content: bytes, folder: Path) -> str:
-    """An adapter is planned to be merged, or refused."""
-    text, _, weights = content.partition(b"\0")
-    (folder / "adapter_config.json").write_bytes(text)
-    (folder / "adapter_model.safetensors").write_bytes(weights)
-    (folder / "base").mkdir(exist_ok=True)
-    (folder / "base/config.json").write_text('{"model_type": "qwen2", "tie_word_embeddings": false}')
-    (folder / "base/model.safetensors").write_bytes(_base_file())
-    base = read_checkpoint(str(folder / "base"), "base")
-    try:
-        plan = plan_merge(base, [read_adapter(folder)], "auto")
-        json.dumps(plan, ensure_ascii=False, allow_nan=False).encode("utf-8")
-    except OllamakeError:
-        return "refused"
-    return "taken"
-
-
-_INDEX: dict[str, Any] = {
-    "metadata": {"total_size": 8},
-    "weight_map": dict.fromkeys(_BASE, "a.safetensors"),
-}
-_CONFIG: dict[str, Any] = {
-    "model_type": "qwen2", "tie_word_embeddings": False, "vocab_size": 16, "text_config": {"vocab_size": 16},
-    "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}, "_name_or_path": "x",
-}  # fmt: skip
-
-
-def _bases() -> SearchStrategy[bytes]:
-    def text(value: dict[str, Any]) -> SearchStrategy[bytes]:
-        written = json.dumps(value).encode()
-        strange = _with_strange_places(value).map(lambda one: json.dumps(one).encode())
-        return st.one_of(st.just(written), strange, changed(written))
-
-    parts = st.tuples(text(_INDEX), text(_CONFIG), st.just(_base_file()) | changed(_base_file()))
-    return parts.map(lambda three: b"\0".join(part.replace(b"\0", b"") for part in three[:2]) + b"\0" + three[2])
-
-
-def check_base(content: bytes, folder: Path) -> str:
-    """A base's headers are read, or refused, and nothing outside of its folder is."""
-    index, config, weights = content.split(b"\0", 2)
-    (folder / "model.safetensors.index.json").write_bytes(index)
-    (folder / "config.json").write_bytes(config)
-    (folder / "a.safetensors").write_bytes(weights)
-    try:
-        files, _ = source_files("base", str(folder), "models.m.base")
-        assert {Path(file).parent for file in files} <= {folder}
-        plan_merge(read_checkpoint(str(folder), "models.m.base"), [], "auto")
-    except OllamakeError:
-        return "refused"
-    return "taken"
-
-
 def _require_message(error: Exception, path: Path | None = None) -> None:
     assert path is None or str(path) in str(error)
     assert len(str(error)) < _LONGEST_MESSAGE, str(error)[:500]
@@ -442,8 +263,8 @@ READERS: dict[str, Callable[[], Reader]] = {
     "safetensors": lambda: Reader(_safetensors(), check_safetensors),
     "gguf": lambda: Reader(_gguf("model"), check_gguf),
     "imatrix": lambda: Reader(_gguf("imatrix"), check_importance),
-    "adapter": lambda: Reader(_adapters(), check_adapter),
-    "base": lambda: Reader(_bases(), check_base),
+    "adapter": lambda: Reader(adapters(), check_adapter),
+    "base": lambda: Reader(bases(), check_base),
 }
 
 

@@ -156,6 +156,22 @@ def test_a_part_of_a_configuration_that_is_none(tmp_path: Path, part: str) -> No
         read_checkpoint(str(base), "models.m.base")
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"vocab_size": 10**12},
+        {"num_hidden_layers": 10**400},
+        {"text_config": {"n_routed_experts": 1e18}},
+        {"n_layer": float("nan")},
+    ],
+)
+def test_numbers_that_would_be_counted_to(tmp_path: Path, config: dict[str, Any]) -> None:
+    base = base_of(tmp_path / "base", config=json.dumps(config))
+    (base / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    with pytest.raises(OllamakeError, match=r"config\.json: .* is .*, which no model has"):
+        read_checkpoint(str(base), "models.m.base")
+
+
 def test_a_file_without_end_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "config.json").open("wb") as file:
         file.truncate(100 * MOST_BYTES)

@@ -127,6 +127,7 @@ GGUFS: dict[str, tuple[bytes, str]] = {
     "a tensor too large": (gguf(tensor("a", [2**20]), counts=(1, 0)), "it ends after"),
     "sizes that overflow": (gguf(tensor("a", [2**32, 2**32, 0]), counts=(1, 0)), "cannot be a tensor"),
     "rows of half a block": (gguf(tensor("a", [33], 8), counts=(1, 0)), "cannot be a tensor"),
+    "nothing, of many rows": (gguf(tensor("a", [0, 2**62]), counts=(1, 0)), "cannot be a tensor"),
     "no dimension": (gguf(tensor("a", [], 30), counts=(1, 0)), "has 0 dimensions"),  # found by the ten minutes
     "five dimensions": (gguf(tensor("a", [1] * 5), counts=(1, 0)), "has 5 dimensions"),
     "2^32 dimensions": (gguf(fuzzed_readers._text("a") + b"\xff" * 4 + b"\xff" * 8000, counts=(1, 0)), "has 4294967295 dim"),

@@ -12,8 +12,8 @@ from played_server import playing
 
 from ollamake.endpoint import Endpoint
 from ollamake.errors import OllamakeError
-from ollamake.hidden_keys import without_keys
-from ollamake.ollama_server import OllamaServer, host_without_key
+from ollamake.hidden_keys import host_without_key, without_keys
+from ollamake.ollama_server import OllamaServer
 from ollamake.rag_file import keep_backup, read_rag_file, replace_rag_file
 from ollamake.rag_update import shown_difference
 
