@@ -48,5 +48,10 @@ def run(main: Callable[[], None]) -> None:
         main()
     except OllamakeError as error:
         sys.exit(f"error: {printable(str(error))}")
+    except OSError as error:
+        # A file that is named on the command line is whoever named it's to mend; any other is ours.
+        if error.filename is None or str(error.filename) not in sys.argv[1:]:
+            raise
+        sys.exit(f"error: {printable(str(error.filename))}, of the command line: {error.strerror}")
     except KeyboardInterrupt:
         sys.exit("interrupted; finished files are kept, run the same command again to go on")
