@@ -1,4 +1,4 @@
-"""Configurations that cannot be meant, and words of the message by which each is refused: the place, what is wrong, what to do."""
+"""Configurations that cannot be meant, and words of the message that refuses each: where, what is wrong, what to do."""
 
 from __future__ import annotations
 
