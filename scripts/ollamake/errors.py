@@ -57,8 +57,16 @@ def run(main: Callable[[], None]) -> None:
     except Exception as error:
         from ollamake.machine_limits import limit_met  # which raises errors of this module
 
-        if (message := limit_met(error)) is None:
+        message = limit_met(error) or _file_of_the_command_line(error)
+        if message is None:
             raise
         sys.exit(f"error: {printable(message)}")
     except KeyboardInterrupt:
         sys.exit("interrupted; finished files are kept, run the same command again to go on")
+
+
+def _file_of_the_command_line(error: Exception) -> str | None:
+    """Return what is wrong with a file that whoever called has named; None of any other, which is ours to mend."""
+    if not isinstance(error, OSError) or error.filename is None or str(error.filename) not in sys.argv[1:]:
+        return None
+    return f"{error.filename}, of the command line: {error.strerror}"

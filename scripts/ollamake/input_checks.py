@@ -13,6 +13,7 @@ from typing import Any
 
 from ollamake.adapter import read_adapter
 from ollamake.adapter_serving import require_servable
+from ollamake.base_config import require_base_config
 from ollamake.bitsandbytes_needs import bitsandbytes_jobs
 from ollamake.build_room import require_disk, require_memory
 from ollamake.checkpoint import read_checkpoint
@@ -214,6 +215,7 @@ def _plan(name: str, spec: Mapping[str, Any]) -> tuple[dict[str, Any], int, list
     """Return the merge plan of a model, how many tensors get an update, and what may not be meant so."""
     key = f"models.{name}.base"
     base = read_checkpoint(spec["base"], key)
+    require_base_config(base.folder / "config.json", base.config)
     adapters = [read_adapter(Path(adapter["path"]), adapter["weight"]) for adapter in spec["adapters"]]
     shapes = Path(spec["shapes"]) if spec.get("shapes") else None
     warnings = []

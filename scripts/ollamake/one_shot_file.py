@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from ollamake.configuration_file import read_configuration_file
 from ollamake.errors import OllamakeError
 
 _DIGEST = re.compile(r"^# Unchanged since it was written: sha256 ([0-9a-f]{64})\n", re.MULTILINE)
@@ -61,11 +62,11 @@ def read_file(path: Path) -> ConfigurationFile | None:
     if not path.exists():
         return None
     try:
-        text = path.read_bytes().decode("utf-8")
-        content = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise OllamakeError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}. {_LEAVE}") from error
-    models = content.get("models") if isinstance(content, dict) else None
+        content = read_configuration_file(path)
+    except OllamakeError as error:
+        raise OllamakeError(f"{error} {_LEAVE}") from error
+    text = path.read_bytes().decode("utf-8")
+    models = content.get("models")
     if not isinstance(models, dict) or not models or not all(isinstance(model, dict) for model in models.values()):
         raise OllamakeError(f"{path} is not a configuration of ollamake: expected `models` with at least one. {_LEAVE}")
     found = _DIGEST.findall(text)

@@ -126,12 +126,14 @@ def _of_kind(kind: str, part: Mapping[str, Any]) -> st.SearchStrategy[Any]:
 def mutated(draw: st.DrawFn) -> Any:
     """Draw a real configuration in which a few values are something else, missing, or stand elsewhere."""
     content = copy.deepcopy(yaml.safe_load(draw(st.sampled_from(REAL)).read_text(encoding="utf-8")))
-    for _ in range(draw(st.integers(1, 4))):
+    for _ in range(draw(st.integers(1, 3))):
         places = list(_places(content))
         if not places:
             break
         holder, key = draw(st.sampled_from(places))
-        match draw(st.sampled_from(["other", "moved", "removed", "added"])):
+        match draw(st.sampled_from(["alike", "alike", "alike", "other", "moved", "removed", "added"])):
+            case "alike":
+                holder[key] = draw(_alike(holder[key]))
             case "removed":
                 del holder[key]
             case "moved":
@@ -142,6 +144,17 @@ def mutated(draw: st.DrawFn) -> Any:
             case _:
                 holder[key] = draw(_anything)
     return content
+
+
+def _alike(value: Any) -> st.SearchStrategy[Any]:
+    """Return a strategy of values of the same kind, which pass for what is expected."""
+    if isinstance(value, bool):
+        return st.booleans()
+    if isinstance(value, int | float):
+        return st.integers(0, 10_000) | st.floats(0, 100)
+    if isinstance(value, str):
+        return _texts | st.sampled_from(sorted(QUANTIZATION_TYPES))
+    return st.permutations(value) if isinstance(value, list) else st.just(value)
 
 
 def _is_there(holder: Any, key: Any) -> bool:

@@ -32,6 +32,21 @@ def test_a_defect_keeps_its_traceback() -> None:
     assert "Traceback" in done.stderr
 
 
+def test_a_file_of_the_command_line_that_is_not_there(tmp_path: Path) -> None:
+    code = f"import sys; sys.argv = ['x', '--plan', {str(tmp_path / 'no')!r}]\nfrom pathlib import Path\n"
+    ours = code.replace("--plan", "--other").replace("no'", "yes'")
+    read = f"from ollamake.errors import run\nrun(lambda: Path({str(tmp_path / 'no')!r}).read_text())\n"
+    said, kept = (
+        subprocess.run([sys.executable, "-c", one + read], cwd=SCRIPTS, capture_output=True, text=True, check=False)
+        for one in (code, ours)
+    )
+    assert (said.returncode, said.stderr) == (
+        1,
+        f"error: {tmp_path / 'no'}, of the command line: No such file or directory\n",
+    )
+    assert "Traceback" in kept.stderr
+
+
 def test_interrupted() -> None:
     done = run_code("raise KeyboardInterrupt")
     assert done.returncode == 1
