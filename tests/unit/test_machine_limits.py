@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from snakemake_runs import REPOSITORY
 
+from ollamake.errors import OllamakeError
+from ollamake.free_disk import require_writable
 from ollamake.machine_limits import child_hint, limit_met, limit_said
 
 
@@ -103,3 +105,11 @@ def test_a_file_that_may_not_become_as_large_is_named_and_not_left_behind(tmp_pa
     assert str(tmp_path / "m.gguf") in done.stderr
     assert "1000 bytes a file" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_takes_notes(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OllamakeError, match=r"file/\.snakemake takes no file of 100 KB \(Not a directory.*GB are free"):
+        require_writable(tmp_path / "file/.snakemake")
