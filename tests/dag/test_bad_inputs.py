@@ -1,11 +1,12 @@
-"""Bad input ends in one clear message, with exit code 1, before heavy work and with nothing half-made."""
+"""Bad input ends in one clear message, with exit code 1, before heavy work and with nothing half-made.
+
+Tables of what may be wrong with configurations, adapters, bases, texts, tools and servers: test_bad_*.py.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -22,51 +23,9 @@ from snakemake_runs import REPOSITORY, run_snakemake
 Edit = Callable[[Build], None]
 
 
-def change_json(file: Path, **changes: Any) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | changes), encoding="utf-8")
-
-
-def narrow_adapter(build: Build) -> None:
-    file = build.folder / "adapter/adapter_model.safetensors"
-    save_file({name: tensor[:, :64].contiguous() for name, tensor in load_file(file).items()}, file)
-
-
-def truncate(build: Build) -> None:
-    shard = build.folder / "base/model-00002-of-00003.safetensors"
-    shard.write_bytes(shard.read_bytes()[:-100])
-
-
 def not_a_number(build: Build) -> None:
     file = build.folder / "adapter/adapter_model.safetensors"
     save_file({name: torch.full_like(tensor, float("nan")) for name, tensor in load_file(file).items()}, file)
-
-
-def trained_on_another_model(build: Build) -> None:
-    """All shapes fit: the layers that the adapter has are as wide there, but there are more of them."""
-    (build.folder / "deeper").mkdir()
-    shutil.copy2(build.folder / "base/config.json", build.folder / "deeper")
-    change_json(build.folder / "deeper/config.json", num_hidden_layers=12)
-    change_json(build.folder / "adapter/adapter_config.json", base_model_name_or_path="deeper")
-
-
-def add_token(build: Build) -> None:
-    tokenizer = json.loads((build.folder / "base/tokenizer.json").read_text(encoding="utf-8"))
-    tokenizer["added_tokens"].append(tokenizer["added_tokens"][0] | {"id": 4096, "content": "<|new|>"})
-    (build.folder / "adapter/tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
-
-
-def leave_checkpoints(build: Build) -> None:
-    adapter = build.folder / "adapter"
-    for step in (500, 1000):
-        shutil.copytree(adapter, build.folder / f"run/checkpoint-{step}")
-    build.model()["adapter"] = "run"
-
-
-def leave_the_optimizer(build: Build) -> None:
-    leave_checkpoints(build)
-    last = build.folder / "run/checkpoint-1000"
-    (last / "adapter_model.safetensors").rename(last / "optimizer.pt")
-    build.model()["adapter"] = "run/checkpoint-1000"
 
 
 def register_twice(build: Build) -> None:
@@ -82,40 +41,9 @@ def rename(name: str) -> Edit:
 
 
 CASES: dict[str, tuple[Edit, list[str]]] = {
-    "base folder missing": (set_model(base="nowhere"), ["models.small.base", "'nowhere' does not exist"]),
-    "adapter folder missing": (
-        set_model(adapter="adaptor"),
-        ["models.small.adapter", "'adaptor' does not exist", "Adapters nearby: adapter"],
-    ),
-    "adapter for another base": (narrow_adapter, ["does not fit the base", "the base has"]),
-    "adapter of another model": (
-        trained_on_another_model,
-        [
-            "models.small.base: base is another model",
-            "adapter/adapter_config.json (models.small.adapter) names 'deeper'",
-            "num_hidden_layers: 2 in models.small.base, 12 in what the adapter names",
-        ],
-    ),
-    "tokens without rows": (add_token, ["the tokenizer of the adapter adapter has 1 tokens", "'<|new|>'", "4096 rows"]),
-    "training that did not end": (
-        leave_checkpoints,
-        ["models.small.adapter", "checkpoints up to checkpoint-1000", "The last whole one is run/checkpoint-1000"],
-    ),
-    "an optimizer without its adapter": (
-        leave_the_optimizer,
-        ["models.small.adapter", "state of a training (optimizer.pt)", "A whole one nearby is run/checkpoint-500"],
-    ),
     "two models of one name": (
         register_twice,
         ["models.small (Q4_K_M) and models.other (Q4_K_M) would both be registered as"],
-    ),
-    "adapter of another kind": (
-        lambda build: change_json(build.folder / "adapter/adapter_config.json", peft_type="PREFIX_TUNING"),
-        ["peft_type PREFIX_TUNING", "nothing to merge"],
-    ),
-    "adapter option not supported": (
-        lambda build: change_json(build.folder / "adapter/adapter_config.json", layer_replication=[[0, 1]]),
-        ["layer_replication", "deeper model"],
     ),
     "unknown quantization": (
         set_model(quantizations=["Q4_K_N"]),
@@ -123,25 +51,7 @@ CASES: dict[str, tuple[Edit, list[str]]] = {
     ),
     "unknown key": (set_model(quantisations=["Q8_0"]), ["models.small.quantisations: unknown key", "quantizations"]),
     **{f"model name {name}": (rename(name), [repr(name), "lower-case"]) for name in ("../x", "a b", "UPPER", "日本")},
-    "server not reachable": (
-        lambda build: build.config.update(ollama={"target": "server", "host": "http://127.0.0.1:1"}),
-        ["no Ollama server answers at http://127.0.0.1:1", "ollama serve"],
-    ),
-    "truncated shard": (truncate, ["model-00002-of-00003.safetensors is truncated", "bytes"]),
-    "programs not where they should be": (
-        lambda build: build.config.update(tools={"llama_cpp": "nowhere"}),
-        ["tools.llama_cpp", "llama-quantize is not in 'nowhere'"],
-    ),
 }
-
-
-@pytest.fixture
-def fresh(finished: Build, tmp_path: Path) -> Build:
-    """Base, adapter and configuration, nothing built yet."""
-    build = Build(tmp_path / "work", json.loads(json.dumps(finished.config)))
-    for name in ("base", "adapter"):
-        shutil.copytree(finished.folder / name, build.folder / name)
-    return build
 
 
 def refused(build: Build, words: list[str], **environment: str) -> str:
