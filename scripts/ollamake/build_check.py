@@ -37,7 +37,7 @@ class Findings:
 
     def add(self, other: Findings) -> None:
         """Take over what was found elsewhere."""
-        self.lines += other.lines
+        self.lines += [line for line in other.lines if line not in self.lines]  # models may share a base
         self.rebuild += other.rebuild
         self.remove += other.remove
         self.adopt += other.adopt

@@ -36,7 +36,7 @@ def replaced(fault: str) -> str:
 
 def adopt_command(paths: Iterable[Path | str]) -> str:
     """Return the command that builds anew from files of the user's that were edited with their times kept."""
-    return f"touch {' '.join(shlex.quote(str(path)) for path in paths)} && snakemake --cores 1 all"
+    return f"touch {' '.join(shlex.quote(str(path)) for path in dict.fromkeys(paths))} && snakemake --cores 1 all"
 
 
 def rebuild_command(targets: Iterable[Path | str], others: Iterable[Path | str] = ()) -> str:
