@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from ollamake.errors import OllamakeError
@@ -37,3 +38,8 @@ def host_without_key(host: str | None) -> str | None:
             " belongs in OLLAMA_API_KEY."
         )
     return host
+
+
+def require_no_key(host: str | None) -> None:
+    """Raise OllamakeError for a password in the address that a client takes: this one, else OLLAMA_HOST's."""
+    host_without_key(host or os.environ.get("OLLAMA_HOST"))

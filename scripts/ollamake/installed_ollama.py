@@ -25,6 +25,13 @@ def installed_version() -> str | None:
     return words[-1] if words else None
 
 
+def version_said(value: object) -> str:
+    """Return what a server gives as its version. Raises ValueError for what none of Ollama's would be."""
+    if not isinstance(value, str):
+        raise ValueError(f"its version is {value!r}, as no Ollama's")
+    return value
+
+
 def require_create_of_files(version: str, address: str) -> None:
     """Raise OllamakeError if the server of this version cannot be told of a model as it is told here.
 

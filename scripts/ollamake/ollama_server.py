@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,8 @@ from ollamake.damage import rebuild_command
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import CHUNK
 from ollamake.heartbeat import waiting
-from ollamake.hidden_keys import host_without_key
+from ollamake.hidden_keys import require_no_key
+from ollamake.installed_ollama import version_said
 from ollamake.ollama_name import manifest_path
 from ollamake.progress import progress_bar
 
@@ -88,7 +88,7 @@ class OllamaServer:
     """
 
     def __init__(self, host: str | None, patience: float = PATIENCE, size: int = 0) -> None:
-        host_without_key(host or os.environ.get("OLLAMA_HOST"))
+        require_no_key(host)
         self._patience = patience
         self._size = size
         timeout = httpx.Timeout(patience, connect=_CONNECT_SECONDS)
@@ -117,10 +117,7 @@ class OllamaServer:
                 answer.raise_for_status()
             else:
                 answer = self._request("GET", "/api/version")
-            version = answer.json()["version"]
-            if not isinstance(version, str):
-                raise ValueError(f"its version is {version!r}, as no Ollama's")
-            return version
+            return version_said(answer.json()["version"])
         except (*_PASSING, httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
             unreachable = ServerUnreachable(
                 f"no Ollama server answers at {self.address} ({_first_line(error)}). Start it (`ollama serve`),"
