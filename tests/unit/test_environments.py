@@ -42,7 +42,7 @@ OF_LLAMA_CPP = "conversion"
 def pinned() -> dict[str, str]:
     """Return package -> version of requirements.txt."""
     lines = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    pins = [line.partition("#")[0].strip().split("==") for line in lines if not line.startswith("#")]
+    pins = [line.partition("#")[0].strip().split("==") for line in lines if not line.startswith(("#", "-c "))]
     return {canonicalize_name(name): version for name, version in pins}
 
 

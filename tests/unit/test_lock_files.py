@@ -7,7 +7,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
-from lock_requirements import LOCKS, REPOSITORY
+from lock_requirements import CONSTRAINTS, LOCKS, REPOSITORY, constraints
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -35,7 +35,7 @@ def asked(file: Path) -> list[Requirement]:
         line = line.partition("#")[0].strip()
         if line.startswith("-r "):
             found += asked(file.parent / line[3:])
-        elif line:
+        elif line and not line.startswith("-c "):
             found.append(Requirement(line))
     return found
 
@@ -57,6 +57,20 @@ def test_both_locks_have_the_same_versions() -> None:
     assert {name: str(one.specifier) for name, (one, _) in first.items()} == {
         name: str(second[name][0].specifier) for name in first
     }
+
+
+def test_pip_takes_the_versions_of_the_lock_though_it_checks_no_sha256() -> None:
+    text = (REPOSITORY / CONSTRAINTS).read_text(encoding="utf-8")
+    assert text == constraints()
+    found = [Requirement(line) for line in text.splitlines() if not line.startswith("#")]
+    packages = locked("requirements-dev.lock")
+    assert {canonicalize_name(one.name): str(one.specifier) for one in found} == {
+        name: str(one.specifier) for name, (one, _) in packages.items()
+    }
+    assert (
+        "-c constraints.txt"
+        in (REPOSITORY / "requirements.txt").read_text(encoding="utf-8").partition("snakemake==")[0]
+    )
 
 
 def test_no_lock_names_a_host() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import check_overlap
 from ollamake import text_overlap as module
 from ollamake.errors import OllamakeError
+from ollamake.record_seal import read_record
 from ollamake.text_checks import check_texts
 from ollamake.text_overlap import Overlap, Source, refuse_same_files, sources, text_overlap
 
@@ -184,7 +185,7 @@ def test_the_script_says_how_much_was_calibrated_on(tmp_path: Path, caplog: pyte
         files = ["--evaluation-text", str(mine), "--calibration-text", str(text(tmp_path, "b.txt", other))]
         output = tmp_path / "overlap.json"
         check_overlap.main(["--model", "m", *files, "--output", str(output)])
-        return json.loads(output.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        return read_record(output)  # type: ignore[no-any-return]
 
     assert found("Nothing of it.") == {"share": 0.0, "sentence": "", "warnings": []}
     assert [record for record in caplog.records if record.levelname == "WARNING"] == []
