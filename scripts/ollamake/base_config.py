@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ollamake.checkpoint import Checkpoint
 from ollamake.errors import OllamakeError
+from ollamake.tensor_names import EMBEDDING
 
 _SIZES = (
     "hidden_size",
@@ -43,3 +45,26 @@ def _require_sizes(file: Path, config: Mapping[str, Any]) -> None:
         for size in value if isinstance(value, list) else [value]:
             if size is not None and (type(size) is not int or size < 0):
                 raise OllamakeError(f"{file}: {name} is {size!r:.80}; expected a whole number. Fetch the file again.")
+
+
+def require_vocabulary(base: Checkpoint) -> None:
+    """Raise OllamakeError if config.json says another size of the vocabulary than the embedding has rows.
+
+    transformers loads no such model, and the converter would end in an assertion. Families that pad the embedding by
+    themselves say so (padded_vocab_size).
+    """
+    text = base.config.get("text_config")
+    config = text if isinstance(text, Mapping) else base.config
+    said = config.get("vocab_size")
+    rows = {
+        tensor.shape[0]
+        for shard in base.shards
+        for tensor in shard.tensors
+        if EMBEDDING.search(tensor.name) and len(tensor.shape) == 2
+    }
+    if said is None or len(rows) != 1 or said in rows or "padded_vocab_size" in config:
+        return
+    raise OllamakeError(
+        f"{base.folder / 'config.json'}: vocab_size is {said}, but the embedding in the weights has {rows.pop()} rows. One of"
+        " them is of another model: fetch both again from one place."
+    )

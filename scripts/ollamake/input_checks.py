@@ -13,7 +13,7 @@ from typing import Any
 
 from ollamake.adapter import read_adapter
 from ollamake.adapter_serving import require_servable
-from ollamake.base_config import require_base_config
+from ollamake.base_config import require_base_config, require_vocabulary
 from ollamake.bitsandbytes_needs import bitsandbytes_jobs
 from ollamake.build_room import require_disk, require_memory
 from ollamake.checkpoint import read_checkpoint
@@ -216,6 +216,7 @@ def _plan(name: str, spec: Mapping[str, Any]) -> tuple[dict[str, Any], int, list
     key = f"models.{name}.base"
     base = read_checkpoint(spec["base"], key)
     require_base_config(base.folder / "config.json", base.config)
+    require_vocabulary(base)
     adapters = [read_adapter(Path(adapter["path"]), adapter["weight"]) for adapter in spec["adapters"]]
     shapes = Path(spec["shapes"]) if spec.get("shapes") else None
     warnings = []

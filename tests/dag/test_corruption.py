@@ -223,8 +223,15 @@ SOURCES: dict[str, tuple[str, Callable[[Path], None]]] = {
         lambda file: flip(file, "base"),
     ),
     "an adapter edited in place": ("adapter/adapter_model.safetensors", lambda file: flip(file, "adapter-7")),
-    "a tokenizer edited in place": ("base/tokenizer_config.json", lambda file: flip(file, "tokenizer")),
 }
+
+
+def test_a_small_source_edited_with_size_and_time_kept_is_planned(copy: Build) -> None:
+    """Small files are compared by content at each start; verify names it as well."""
+    name = "base/tokenizer_config.json"
+    flip(copy.folder / name, "tokenizer")
+    assert copy.planned()["write_model_files"] == 1
+    assert told(verify(copy.folder)) == {name}
 
 
 @pytest.mark.parametrize("kind", SOURCES)

@@ -11,6 +11,7 @@ from gguf import GGUFReader
 from safetensors import safe_open
 
 from ollamake.file_digest import sha256_of
+from ollamake.record_seal import Seal, read_sealed_text, seal_of
 
 _BLOB = re.compile(r"sha256-([0-9a-f]{64})")
 _HIDDEN_TEMPORARY = re.compile(r"\..+\.tmp")
@@ -47,6 +48,7 @@ def fault_of(path: Path) -> str | None:
 
 def _parse(path: Path, content: bytes) -> None:
     """Read a file to its end. Raises whatever its reader raises."""
+    assert seal_of(content, path.suffix) is not Seal.BROKEN, "it is not what its seal says"
     if path.suffix == ".gguf":
         # Maps each tensor: one that ends outside of the file is a ValueError.
         for tensor in GGUFReader(path).tensors:
@@ -61,7 +63,7 @@ def _parse(path: Path, content: bytes) -> None:
         assert yaml.safe_load(content) is not None
         assert content.endswith(b"\n"), "its last line does not end"
     elif path.suffix in (".html", ".svg"):
-        assert content.rstrip().endswith(f"</{path.suffix[1:]}>".encode()), "it does not end as it should"
+        assert read_sealed_text(path).rstrip().endswith(f"</{path.suffix[1:]}>"), "it does not end as it should"
     elif path.suffix in (".md", ".txt") or path.name == "Modelfile":
         content.decode("utf-8")
         assert path.suffix == ".txt" or content.endswith(b"\n"), "its last line does not end"
