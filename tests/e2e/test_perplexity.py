@@ -242,6 +242,10 @@ def test_a_tenth_of_a_billion_parameters_against_themselves(program: Path, large
     assert max(abs(quality["kld"]["max"]), abs(quality["kld"]["min"])) < 1e-4
 
 
+def without_seal(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != "seal"}
+
+
 def test_through_a_pipe_as_through_a_file(
     job: Job, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -249,7 +253,7 @@ def test_through_a_pipe_as_through_a_file(
     by_file = job.quality(models["F16"], models["Q4_0"], "Q4_0")
     monkeypatch.setattr(perplexity_reference, "free_bytes", lambda _: 0)
     piped = job.reference(models["F16"])
-    assert piped == stored | {"piped": True}
+    assert without_seal(piped) == without_seal(stored) | {"piped": True}
     assert "0.00 GB free" in caplog.text
     assert "did not fit on the disk" in job.logits.read_text()
     assert job.quality(models["F16"], models["Q4_0"], "Q4_0") == by_file
@@ -382,7 +386,7 @@ def test_nan_that_came_into_the_reference_since(job: Job, models: dict[str, Path
     job.reference(faulty)
     job.pipe()
     set_weight(faulty, "output.weight", 9, np.nan)
-    with pytest.raises(OllamakeError, match=r"faulty\.gguf: .*--check-tensors.*output\.weight \(1 NaN"):
+    with pytest.raises(OllamakeError, match=r"faulty\.gguf is damaged: its sha256 is .*, its record says"):
         job.quality(faulty, models["Q8_0"])
 
 
@@ -446,7 +450,7 @@ def test_a_gguf_that_cannot_be_loaded(job: Job, models: dict[str, Path], tmp_pat
     cut = tmp_path / "cut.gguf"
     for end, said in (
         (300, r"cut\.gguf cannot be read as a GGUF"),
-        (-5000, r"(?s)failed on \S*cut\.gguf \(exit code 1\).* E .*not within the file bounds"),
+        (-5000, r"cut\.gguf cannot be read as a GGUF \(it ends after \d+ bytes"),
     ):
         cut.write_bytes(models["Q8_0"].read_bytes()[:end])
         with pytest.raises(OllamakeError, match=said):
