@@ -32,6 +32,7 @@ gc.set_threshold(200_000, 20, 100)
 import snakemake_durable_records
 import snakemake_storage_plugin_ollama
 from ollamake import job_needs, job_times
+from ollamake.atomic_write import remove_leftovers
 from ollamake.bitsandbytes_configuration import PRECISIONS, all_settings, weights_settings
 from ollamake.bitsandbytes_needs import evaluate_bitsandbytes, quantize_bitsandbytes
 from ollamake.chosen_types import chosen_warnings
@@ -135,10 +136,11 @@ def enter_folder():
         )
 
 
-def mend_times():
-    """Before anything is compared: see that no result is newer than the clock."""
+def tidy_results():
+    """Before anything is compared: see that no result is newer than the clock, and that nothing half-made takes room."""
     if workflow.exec_mode != ExecMode.DEFAULT or workflow.dryrun:
         return
+    remove_leftovers(Path("results"))
     if late := bring_back(Path("results"), STARTED):
         print(
             f"{len(late)} files in results/ (one of them {late[-1]}) are newer than the clock, so it was set back. Their times are"
@@ -167,7 +169,7 @@ def say_stopping(signal_name):
 STOPPED_BY = []
 require_notes()
 enter_folder()
-mend_times()
+tidy_results()
 
 
 # Configuration ----------------------------------------------------------------------------------------------------

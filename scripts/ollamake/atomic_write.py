@@ -148,6 +148,20 @@ def write_plain_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Remove the temporary files below ``folder`` that killed processes of this host have left, and return them.
+
+    The next writer of the same file would; of a file that is there already there is none.
+    """
+    host = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
+    removed = []
+    for file in folder.rglob(f".*.{host}.*.tmp"):
+        if file.is_file() and not _is_alive(file.name.split(".")[-2]):
+            file.unlink(missing_ok=True)
+            removed.append(file)
+    return removed
+
+
 def _is_alive(process_id: str) -> bool:
     """Whether a process of this machine has that id; a name that is no number belongs to nobody."""
     if not process_id.isdigit():

@@ -1,13 +1,22 @@
 """A file appears whole or not at all, and the same value gives the same bytes."""
 
 import os
+import re
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from ollamake import atomic_write
-from ollamake.atomic_write import FlushBehind, open_atomically, temporary_beside, write_json, write_text
+from ollamake.atomic_write import (
+    FlushBehind,
+    open_atomically,
+    remove_leftovers,
+    temporary_beside,
+    write_json,
+    write_text,
+)
 from ollamake.record_seal import read_record
 
 
@@ -78,3 +87,19 @@ def test_what_was_sent_to_the_disk_is_still_the_file(
             flush.written(len(expected))
     assert (tmp_path / "file").read_bytes() == expected
     assert dropped == ([(start, 6000) for start in range(0, 6000 * 17, 6000)] if supported else [])
+
+
+def test_leftovers_below_a_folder_are_removed_but_those_of_living_processes(tmp_path: Path) -> None:
+    host = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
+    (tmp_path / "deeper").mkdir()
+    dead = tmp_path / f"deeper/.weights.gguf.{host}.{2**22 + 1}.tmp"
+    others = [
+        tmp_path / f"deeper/.weights.gguf.{host}.{os.getpid()}.tmp",
+        tmp_path / f"deeper/.weights.gguf.elsewhere.{2**22 + 1}.tmp",
+        tmp_path / "deeper/weights.gguf",
+    ]
+    for file in (dead, *others):
+        file.write_text("half")
+    assert remove_leftovers(tmp_path) == [dead]
+    assert not dead.exists()
+    assert all(file.exists() for file in others)
