@@ -41,7 +41,7 @@ rule fetch_llama_cpp:
         exec &> >(tee {log:q})
         python {params.script:q} \
             --output-dir {params.folder:q} \
-            --sdist {params.sdist:q}
+            --sdist={params.sdist:q}
         """
 
 
