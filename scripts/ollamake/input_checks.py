@@ -30,7 +30,13 @@ from ollamake.errors import OllamakeError
 from ollamake.free_disk import free_bytes, same_filesystem
 from ollamake.free_memory import free_memory
 from ollamake.hub_room import bytes_to_fetch, with_downloads
-from ollamake.input_consistency import check_tokenizers, require_same_base, trained_routers, unfinished_training
+from ollamake.input_consistency import (
+    check_tokenizers,
+    require_same_base,
+    require_tokenizer,
+    trained_routers,
+    unfinished_training,
+)
 from ollamake.installed_ollama import installed_version, require_create_of_files
 from ollamake.job_needs import largest_job
 from ollamake.llama_cpp_source import require_compiler
@@ -105,6 +111,8 @@ def check_inputs(
         peak = adapter_peak(plan, results / name, quantizations, registration)
     else:
         plan, edited, warnings = _plan(name, spec)
+        folders = [Path(adapter["path"]) for adapter in spec["adapters"]]
+        require_tokenizer(f"models.{name}.base", Path(spec["base"]), folders, plan)
         peak = disk_peak(
             plan, name, results / name, quantizations, registration, **keep, builds_tools=builds_tools,
             compared=compared, measured_unquantized=spec.get("measured_unquantized", False),

@@ -12,8 +12,8 @@ from ollamake.adapter_base import config_of_named, named_base
 from ollamake.awaited_shards import HEADERS
 from ollamake.checkpoint import Checkpoint
 from ollamake.errors import OllamakeError
-from ollamake.json_object import read_json
-from ollamake.model_files import embedding_rows, tokenizer_owner, vocabulary
+from ollamake.json_object import read_json, read_json_object
+from ollamake.model_files import TOKENIZER_FILES, embedding_rows, tokenizer_owner, vocabulary
 from ollamake.tensor_names import EMBEDDING, ROUTER
 
 log = logging.getLogger("ollamake")
@@ -28,6 +28,9 @@ _SIZES = (
     ("vocab_size",),
 )
 """Keys of config.json that tell models of one architecture apart, under the names that architectures have for them."""
+
+_TOKENS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""Files of which a tokenizer has one: of Hugging Face's tokenizers, of SentencePiece, and the older BPE's."""
 
 _SHOWN = 4
 """Tokens that a message lists."""
@@ -62,6 +65,24 @@ def require_same_base(base: Checkpoint, adapter: Adapter, key: str, adapter_key:
             f" {place}:\n    {listed}\n  Give that model as `base`; or correct the name in adapter_config.json if it is wrong."
         )
     return []
+
+
+def require_tokenizer(key: str, base: Path, adapters: Sequence[Path], plan: Mapping[str, Any]) -> None:
+    """Raise OllamakeError if the merged model would have no tokenizer, or one of which a file cannot be read.
+
+    ``key``: of the configuration, of the base.
+    """
+    owner = tokenizer_owner(base, adapters, plan)
+    if not any((owner / name).is_file() for name in _TOKENS):
+        raise OllamakeError(
+            f"{key}: {str(base)!r} has no tokenizer: none of {', '.join(_TOKENS)}. Without it llama.cpp's converter makes no"
+            " GGUF. Fetch the tokenizer's files of the base, too, or save them there with tokenizer.save_pretrained()."
+        )
+    for name in TOKENIZER_FILES:
+        if name == "tokenizer.json" and (owner / name).is_file():
+            vocabulary(owner)
+        elif name.endswith(".json") and (owner / name).is_file():
+            read_json_object(owner / name)
 
 
 def check_tokenizers(base: Path, adapters: Sequence[Path], plan: Mapping[str, Any]) -> list[str]:

@@ -25,7 +25,8 @@ log = logging.getLogger("ollamake")
 
 TEMPLATE_FILE = "chat_template.jinja"
 _NOT_TOKENIZER = ("config.json", "generation_config.json", TEMPLATE_FILE, "chat_template.json")
-_TOKENIZER = tuple(name for name in MODEL_FILES if name not in _NOT_TOKENIZER)
+TOKENIZER_FILES = tuple(name for name in MODEL_FILES if name not in _NOT_TOKENIZER)
+"""What is copied of the folder whose tokenizer belongs to the merged weights."""
 _ENDS = ("bos_token", "eos_token", "add_bos_token", "add_eos_token")
 _NO_BOS_UNLESS_NAMED = ("PreTrainedTokenizerFast", "TokenizersBackend")
 _DTYPE_NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
@@ -40,7 +41,7 @@ def write_model_files(base: Path, adapters: Sequence[Path], plan: Mapping[str, A
     """
     tokenizer = tokenizer_owner(base, adapters, plan)
     contents: dict[str, bytes] = {
-        name: (tokenizer / name).read_bytes() for name in _TOKENIZER if (tokenizer / name).is_file()
+        name: (tokenizer / name).read_bytes() for name in TOKENIZER_FILES if (tokenizer / name).is_file()
     }
     if (base / "generation_config.json").is_file():
         contents["generation_config.json"] = (base / "generation_config.json").read_bytes()

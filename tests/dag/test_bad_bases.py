@@ -67,14 +67,14 @@ CASES: Cases = {
     "shard missing": (remove(SHARD), ["model.safetensors.index.json names 3 shards, of which 1 are not there"]),
     "shard cut short": (truncated, ["model-00002-of-00003.safetensors is truncated", "bytes"]),
     "shard that was not fetched": (write(SHARD, POINTER), [SHARD, "a pointer of Git LFS", "git lfs pull"]),
-    "shard of zeros": (write(SHARD, bytes(100_000)), [SHARD, "not a safetensors file"]),
+    "shard of zeros": (write(SHARD, bytes(100_000)), [SHARD, "its header is not JSON"]),
     "index of no JSON": (write(INDEX, "<!DOCTYPE html>"), [INDEX, "not an index of safetensors files", "Fetch the file again"]),
     "index nested without end": (write(INDEX, "[" * 200_000), [INDEX, "not an index of safetensors files"]),
     "index of another folder": (
         change_index(lambda files: dict.fromkeys(files, "../secret.safetensors")),
         [INDEX, "names files outside its folder"],
     ),
-    "index of a number": (change_index(lambda files: dict.fromkeys(files, 5)), [INDEX, "not an index of safetensors files"]),
+    "index of a number": (change_index(lambda files: dict.fromkeys(files, 5)), [INDEX, "names files outside its folder: [5]"]),
     "tensor that the index does not know": (
         tensors(lambda all: all | {"model.more": torch.zeros(4)}),
         ["model.more"],
@@ -87,7 +87,7 @@ CASES: Cases = {
         tensors(lambda all: {name: one[..., :7] for name, one in all.items()}),
         ["model-00002-of-00003.safetensors"],
     ),
-    "no tokenizer": (remove(TOKENIZER), ["models.small.base", "tokenizer"]),
+    "no tokenizer": (remove(TOKENIZER), ["models.small.base", "'base' has no tokenizer"]),
     "tokenizer of no JSON": (write(TOKENIZER, "{"), [TOKENIZER, "JSON"]),
     "tokenizer of another model": (change_json(CONFIG, vocab_size=100), [CONFIG, "vocab_size"]),
 }  # fmt: skip

@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,17 +54,25 @@ class Moment:
 
 
 class Interrupter:
-    """Chooses by a seed which of ``kinds`` happens to which job, and when. ``share``: of the jobs to which it does."""
+    """Chooses by a seed which of ``kinds`` happens to which job, and when. ``share``: of the jobs to which it does.
 
-    def __init__(self, seed: int, kinds: Sequence[str] = KILLS, share: float = 0.6) -> None:
+    ``short``: rules whose jobs are so short that a moment is hardly met; only theirs are interrupted, as soon as they are seen.
+    """
+
+    def __init__(
+        self, seed: int, kinds: Sequence[str] = KILLS, share: float = 0.6, short: Collection[str] = ()
+    ) -> None:
         self.seed = seed
         self._random = random.Random(seed)
         self._kinds = kinds
         self._share = share
+        self._short = short
         self._turn: list[str] = []
 
-    def moment(self) -> Moment | None:
-        """Return when the job that begins is to be interrupted; None: not this one."""
+    def moment(self, rule: str) -> Moment | None:
+        """Return when the job of a rule that begins is to be interrupted; None: not this one."""
+        if self._short:
+            return Moment(seconds=0.0) if rule in self._short else None
         if self._random.random() > self._share:
             return None
         kind = self._random.choice(("seconds", "seconds", "writes", "names"))
@@ -130,7 +138,7 @@ def _interrupt_once(run: RunningBuild, interrupter: Interrupter, watcher: Watche
             time.sleep(SECONDS)
             continue
         seen = job.pid
-        moment = interrupter.moment()
+        moment = interrupter.moment(job.rule)
         if moment is None or not _wait_for(moment, run, job, watcher):
             continue
         kind = interrupter.kind()

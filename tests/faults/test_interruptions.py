@@ -10,6 +10,9 @@ from interruptions import KILLS, SIGNALS, Interrupter, chain
 from outcomes import Checked
 from small_build import copied, final_bytes, small_inputs
 
+SHORT = ("check_overlap", "release_logits", "release_merged", "choose_template", "plan_bitsandbytes")
+"""Rules that the other chains hardly meet."""
+
 
 def test_a_few(inputs: Build, expected: dict[str, str], checked: Checked, tmp_path: Path) -> None:
     """Each kind once or twice."""
@@ -35,6 +38,16 @@ def whole(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bui
 def test_40_kills(whole: tuple[Build, dict[str, str]], checked: Checked, tmp_path: Path, seed: int) -> None:
     inputs, expected = whole
     checked(chain(copied(inputs, tmp_path / "work"), Interrupter(seed, KILLS), 40, expected, tmp_path / "said"))
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(4 * 3600)
+def test_kills_of_short_jobs(whole: tuple[Build, dict[str, str]], checked: Checked, tmp_path: Path) -> None:
+    inputs, expected = whole
+    interrupter = Interrupter(9, KILLS, short=SHORT)
+    outcomes = chain(copied(inputs, tmp_path / "work"), interrupter, 20, expected, tmp_path / "said")
+    checked(outcomes)
+    assert {outcome.rule for outcome in outcomes} == set(SHORT)
 
 
 @pytest.mark.campaign

@@ -21,6 +21,7 @@ from ollamake.configuration import read_configuration
 from ollamake.demo_base import train_tokenizer
 from ollamake.errors import OllamakeError
 from ollamake.input_checks import check_inputs
+from ollamake.input_consistency import require_tokenizer
 from ollamake.source_files import source_files
 
 REPOSITORY = Path(__file__).parents[2]
@@ -403,3 +404,16 @@ def test_an_adapter_of_routers_for_a_model_that_has_none(model: tuple[Path, Path
     halves = {f"{module}.lora_A.weight": torch.randn(4, 64), f"{module}.lora_B.weight": torch.randn(4, 4)}
     save_file({**load_file(file), **halves}, file)
     refused(["does not fit the base", "model.layers.1.mlp.gate: the base has no such tensor"], base, adapter)
+
+
+def test_a_base_without_a_tokenizer(tmp_path: Path) -> None:
+    """The converter would find out, after the merge."""
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    base.mkdir()
+    with pytest.raises(OllamakeError, match=r"models\.m\.base: .*base' has no tokenizer: none of tokenizer\.json"):
+        require_tokenizer("models.m.base", base, [adapter], {"shards": []})
+    (base / "tokenizer.model").touch()
+    require_tokenizer("models.m.base", base, [adapter], {"shards": []})
+    (base / "tokenizer_config.json").write_text("{")
+    with pytest.raises(OllamakeError, match=r"tokenizer_config\.json cannot be read as JSON"):
+        require_tokenizer("models.m.base", base, [adapter], {"shards": []})
