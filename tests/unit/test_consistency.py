@@ -407,7 +407,7 @@ def test_an_adapter_of_routers_for_a_model_that_has_none(model: tuple[Path, Path
 
 
 def test_a_base_without_a_tokenizer(tmp_path: Path) -> None:
-    """The converter would find out, after the merge."""
+    """The converter would find out, in words about a temporary file."""
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     base.mkdir()
     with pytest.raises(OllamakeError, match=r"models\.m\.base: .*base' has no tokenizer: none of tokenizer\.json"):
