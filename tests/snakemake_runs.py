@@ -9,6 +9,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import loaded_snakemake
+
 from ollamake.llama_cpp_source import VERSION
 
 REPOSITORY = Path(__file__).parents[1]
@@ -29,14 +31,18 @@ def run_snakemake(
 
     Raises subprocess.TimeoutExpired after ``timeout`` seconds.
     """
+    command = snakemake_command(*arguments, folder=folder)
+    # pytest-xdist tells its processes the width of its own terminal.
+    given = {**{name: value for name, value in os.environ.items() if name != "COLUMNS"}, **environment}
+    if loaded_snakemake.can_run(environment):
+        return loaded_snakemake.run(command[3:], folder, given, timeout)
     return subprocess.run(
-        snakemake_command(*arguments, folder=folder),
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         cwd=folder,
-        # pytest-xdist tells its processes the width of its own terminal.
-        env={**{name: value for name, value in os.environ.items() if name != "COLUMNS"}, **environment},
+        env=given,
         check=False,
         timeout=timeout,
     )

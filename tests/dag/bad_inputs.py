@@ -7,14 +7,12 @@ what was found, where, what to do.
 from __future__ import annotations
 
 import json
-import random
 import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
 from dag_build import Build
 from snakemake_runs import run_snakemake
 
@@ -24,15 +22,6 @@ Cases = Mapping[str, tuple[Edit, list[str]]]
 LIMIT = 120
 """Seconds after which a refusal counts as none; it takes two to ten on a machine that does nothing else."""
 _OF_EVERY_RUN = (".snakemake", "logs")
-
-
-def shared_out(cases: Cases) -> list[Any]:
-    """Return the names of all cases for parametrize; two thirds of them run with `pytest -m faults` only."""
-    names = list(cases)
-    chosen = random.Random(10).sample(names, -(-len(names) // 3))
-    return [
-        pytest.param(name, marks=[] if name in chosen else [pytest.mark.faults, pytest.mark.campaign]) for name in names
-    ]
 
 
 def tree(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from bad_inputs import Cases, Edit, each, refused, set_model, shared_out, write
+from bad_inputs import Cases, Edit, each, refused, set_model, write
+from campaigns import one_in
 from dag_build import Build
 
 QUESTION = json.dumps({"question": "道路とは?", "expect": "道"}, ensure_ascii=False)
@@ -58,7 +59,7 @@ CASES: Cases = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", shared_out(CASES))
+@pytest.mark.parametrize("case", one_in(6, CASES))
 def test_refused(fresh: Build, case: str) -> None:
     edit, words = CASES[case]
     edit(fresh)

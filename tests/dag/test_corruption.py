@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from campaigns import one_in
 from dag_build import Build
 from snakemake_runs import REPOSITORY
 
@@ -155,7 +156,7 @@ def test_nothing_is_wrong_with_a_finished_build_and_every_file_of_it_is_known(wh
     assert {file: file.stat().st_mtime_ns for file in whole.folder.glob("results/**/*")} == before
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", one_in(5, KINDS))
 def test_a_flipped_bit_is_found(copy: Build, kind: str) -> None:
     name = KINDS[kind]
     flip(copy.folder / name, kind)
@@ -208,6 +209,8 @@ def test_the_command_mends_everything_to_the_same_bytes(copy: Build) -> None:
     assert bytes_of(copy.folder) == before
 
 
+@pytest.mark.faults
+@pytest.mark.campaign
 @pytest.mark.parametrize("kind", ["a quantized GGUF", "a tokenizer"])
 def test_the_command_mends_one_file_to_the_same_bytes(copy: Build, kind: str) -> None:
     before = bytes_of(copy.folder)
@@ -272,7 +275,7 @@ READERS = {
 """Rule -> what is damaged, and what is to be made of it."""
 
 
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("reader", one_in(3, READERS))
 def test_a_job_that_reads_a_damaged_file_publishes_nothing_and_says_what_to_rebuild(copy: Build, reader: str) -> None:
     damaged, made = READERS[reader]
     (copy.folder / made).unlink()
