@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 from ollamake.atomic_write import write_json
 from ollamake.bitsandbytes_configuration import PRECISIONS
 from ollamake.checkpoint_evaluation import about_checkpoint, compare_checkpoints, recorded_files, recorded_merged
@@ -39,12 +37,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    torch.set_num_threads(args.threads)
     record, unquantized, text_record = map(read_record, (args.record, args.unquantized_record, args.text_record))
     files = [*recorded_files(args.record, record), *recorded_merged(record, args.merged, args.merge_records)]
     bos = unquantized["tokenizer"]["bos"] if unquantized["tokenizer"]["adds_bos"] else None
     with proven([*files, Recorded.by(args.text, text_record)]):
-        figures = compare_checkpoints(args.merged, args.checkpoint, EvaluationText(args.text, text_record), bos)
+        text = EvaluationText(args.text, text_record)
+        figures = compare_checkpoints(args.merged, args.checkpoint, text, bos, threads=args.threads)
     about = {"measured": args.precision, "text_sha256": text_record["sha256"], "spec": args.spec}
     write_json(args.output, about_checkpoint(record) | about | figures)
 

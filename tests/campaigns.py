@@ -1,4 +1,4 @@
-"""Large tables of cases: every run of the tests tries a few of them, chosen by a seed, and `pytest -m faults` all."""
+"""Large tables of cases: every run of the tests tries a few of them, chosen by a seed, and its campaigns the others."""
 
 from __future__ import annotations
 
@@ -13,6 +13,4 @@ def one_in(count: int, cases: Iterable[str]) -> list[Any]:
     """Return all cases for parametrize, of which one in ``count``, and at least one, is tried by every run."""
     names = list(cases)
     chosen = random.Random(10).sample(names, -(-len(names) // count))
-    return [
-        pytest.param(name, marks=[] if name in chosen else [pytest.mark.faults, pytest.mark.campaign]) for name in names
-    ]
+    return [pytest.param(name, marks=[] if name in chosen else pytest.mark.campaign) for name in names]

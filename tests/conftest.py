@@ -15,6 +15,7 @@ from typing import Any
 
 import background_builds
 import pytest
+from made_once import MadeOnce
 from snakemake_runs import LLAMA_CPP
 from work_units import WorkUnits, position
 
@@ -68,11 +69,19 @@ def llama_cpp() -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def programs(llama_cpp: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """What gives folders that one process makes for all."""
+    return MadeOnce.of(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def programs(llama_cpp: Callable[[str], Path], made_once: MadeOnce) -> Path:
     """A folder with llama.cpp's programs and source, as a user may name it in tools.llama_cpp."""
-    folder = tmp_path_factory.mktemp("llama.cpp")
-    (folder / "bin").mkdir()
-    for program in background_builds.OF_A_BUILD:
-        shutil.copy2(llama_cpp(program), folder / "bin")
-    (folder / "source").symlink_to(LLAMA_CPP / "source")
-    return folder
+
+    def copy(folder: Path) -> None:
+        (folder / "bin").mkdir(parents=True)
+        for program in background_builds.OF_A_BUILD:
+            shutil.copy2(llama_cpp(program), folder / "bin")
+        (folder / "source").symlink_to(LLAMA_CPP / "source")
+
+    return made_once("llama.cpp", copy)

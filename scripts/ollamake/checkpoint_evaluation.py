@@ -50,14 +50,22 @@ def text_chunks(folder: Path, text: EvaluationText, bos: str | None) -> tuple[to
 
 
 def compare_checkpoints(
-    merged: Path, checkpoint: Path, text: EvaluationText, bos: str | None, dtype: torch.dtype | str = "auto"
+    merged: Path,
+    checkpoint: Path,
+    text: EvaluationText,
+    bos: str | None,
+    dtype: torch.dtype | str = "auto",
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """Return the figures of the model in ``checkpoint`` against the one in ``merged``, both folders of safetensors.
 
     Named as results/M/quality/TYPE.json names them, with ``context``, ``chunks`` and ``tokens`` (scored ones). ``dtype`` is what
-    the checkpoint is loaded in, by itself what its config.json says. Raises OllamakeError for a text that is too short, if
-    transformers cannot load one of them, or if a figure is not finite.
+    the checkpoint is loaded in, by itself what its config.json says; ``threads`` are torch's from then on.
+
+    Raises OllamakeError for a text that is too short, if transformers cannot load one of them, or if a figure is not finite.
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     read, scored = text_chunks(merged, text, bos)
     reference, measured = _load(merged, torch.float32), _load(checkpoint, dtype)
     chunks, context = read.shape

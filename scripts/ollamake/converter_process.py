@@ -39,6 +39,8 @@ def run_converter(
     from ollamake.remote_code import forbid_remote_code
 
     forbid_remote_code()
+    # Whoever reads what it says looks for the last line of a traceback; this package would say it in a message of its own.
+    sys.excepthook = sys.__excepthook__
     try:
         _teach_pre_tokenizer(checkpoint)
         if prepare is not None:

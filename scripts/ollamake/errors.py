@@ -42,6 +42,9 @@ def run(main: Callable[[], None]) -> None:
     So does what the machine cannot give: room on the disk, memory, files. Any other exception keeps its traceback: it is a
     defect of ours and belongs in the log. SIGTERM is an interruption, too.
     """
+    # It raises errors of this module, and could not be read any more when there are too many open files.
+    from ollamake.machine_limits import limit_met
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_PrintableFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -55,8 +58,6 @@ def run(main: Callable[[], None]) -> None:
     except OllamakeError as error:
         sys.exit(f"error: {printable(str(error))}")
     except Exception as error:
-        from ollamake.machine_limits import limit_met  # which raises errors of this module
-
         message = limit_met(error) or _file_of_the_command_line(error)
         if message is None:
             raise

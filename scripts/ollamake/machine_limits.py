@@ -21,7 +21,7 @@ _LARGER = "Make room, or run with `--directory` on a larger disk."
 _MEMORY = re.compile(
     r"failed to map segment|can't allocate memory|not enough memory|failed to allocate|unable to mmap|Cannot allocate memory"
 )
-_SAID = re.compile(r"OSError: \[Errno (\d+)\] ([^:\n]*)")
+_SAID = re.compile(r"\w+Error: \[Errno (\d+)\] ([^:\n]*)")
 _SAID_MEMORY = re.compile(r"(\w+\.)*_?(Array)?MemoryError\b")
 """Last lines of tracebacks."""
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")

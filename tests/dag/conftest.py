@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from dag_build import Build, save_small_adapter, save_small_base
+from made_once import MadeOnce
 from snakemake_runs import REPOSITORY
 
 
@@ -43,14 +44,18 @@ def fresh(begun: Build, tmp_path: Path) -> Iterator[Build]:
 
 
 @pytest.fixture(scope="session")
-def finished(begun: Build, tmp_path_factory: pytest.TempPathFactory) -> Build:
+def finished(begun: Build, made_once: MadeOnce, tmp_path_factory: pytest.TempPathFactory) -> Build:
     """A finished build. Tests that edit take a copy."""
+
+    def finish(folder: Path) -> None:
+        shutil.copytree(begun.folder, folder / "work")
+        build = Build(folder / "work", begun.config)
+        build.write_config()
+        build.run("--cores", "2", "all")
+
     folder = tmp_path_factory.mktemp("finished") / "work"
-    shutil.copytree(begun.folder, folder)
-    build = Build(folder, begun.config)
-    build.write_config()
-    build.run("--cores", "2", "all")
-    return build
+    shutil.copytree(made_once("finished build", finish) / "work", folder, symlinks=True)
+    return Build(folder, begun.config)
 
 
 @pytest.fixture

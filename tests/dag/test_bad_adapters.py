@@ -14,6 +14,8 @@ from campaigns import one_in
 from dag_build import Build
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.faults
+
 CONFIG, WEIGHTS = "adapter/adapter_config.json", "adapter/adapter_model.safetensors"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 132\n"
 

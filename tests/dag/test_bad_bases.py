@@ -11,6 +11,8 @@ from campaigns import one_in
 from dag_build import Build
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.faults
+
 CONFIG, INDEX, TOKENIZER = "base/config.json", "base/model.safetensors.index.json", "base/tokenizer.json"
 SHARD = "base/model-00002-of-00003.safetensors"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 132\n"

@@ -16,6 +16,8 @@ from campaigns import one_in
 from dag_build import Build
 from snakemake_runs import REPOSITORY, run_snakemake
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture
 def empty(tmp_path: Path) -> Callable[[str | bytes], Build]:

@@ -20,6 +20,8 @@ from dag_build import Build, save_small_adapter
 from safetensors.torch import load_file, save_file
 from snakemake_runs import REPOSITORY, run_snakemake
 
+pytestmark = pytest.mark.faults
+
 Edit = Callable[[Build], None]
 
 

@@ -11,6 +11,8 @@ from bad_inputs import refused
 from campaigns import one_in
 from dag_build import Build
 
+pytestmark = pytest.mark.faults
+
 NOBODY = "no Ollama server answers at ADDRESS"
 HTML = b"<!DOCTYPE html><title>It works!</title>"
 

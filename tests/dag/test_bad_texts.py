@@ -9,6 +9,8 @@ from bad_inputs import Cases, Edit, each, refused, set_model, write
 from campaigns import one_in
 from dag_build import Build
 
+pytestmark = pytest.mark.faults
+
 QUESTION = json.dumps({"question": "道路とは?", "expect": "道"}, ensure_ascii=False)
 
 

@@ -9,6 +9,8 @@ from bad_inputs import Cases, Edit, refused, set_config
 from campaigns import one_in
 from dag_build import Build
 
+pytestmark = pytest.mark.faults
+
 QUANTIZE = "tools/bin/llama-quantize"
 CORPUS = '{"question": "道路とは?", "answer": "道路設計の基準を説明します。"}\n' * 40
 

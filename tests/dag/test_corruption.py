@@ -19,6 +19,8 @@ from campaigns import one_in
 from dag_build import Build
 from snakemake_runs import REPOSITORY
 
+pytestmark = pytest.mark.faults
+
 TEXT = "設計速度80km/hの道路の最小曲線半径は280mである。 The clothoid joins a straight and a curve.\n"
 CALIBRATION = "縦断曲線は勾配の変化点で衝撃を和らげる。 Gutters carry the water of the road away.\n"
 RESULTS = "results/small"
@@ -209,7 +211,6 @@ def test_the_command_mends_everything_to_the_same_bytes(copy: Build) -> None:
     assert bytes_of(copy.folder) == before
 
 
-@pytest.mark.faults
 @pytest.mark.campaign
 @pytest.mark.parametrize("kind", ["a quantized GGUF", "a tokenizer"])
 def test_the_command_mends_one_file_to_the_same_bytes(copy: Build, kind: str) -> None:

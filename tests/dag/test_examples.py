@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from campaigns import one_in
 from snakemake_runs import REPOSITORY, planned_jobs, run_snakemake
 
 from ollamake.adapter import read_adapter
@@ -27,7 +28,7 @@ from ollamake.placeholders import PLACEHOLDER, placeholders
 from ollamake.safetensors_header import tensor_bytes
 from ollamake.shape import Shape, read_shape, shipped_shape
 
-EXAMPLES = sorted((REPOSITORY / "config/examples").glob("*.yaml"))
+EXAMPLES = {file.stem: file for file in sorted((REPOSITORY / "config/examples").glob("*.yaml"))}
 SCHEMA = REPOSITORY / "config/schemas/config.schema.yaml"
 SHAPES = REPOSITORY / "config/shapes"
 
@@ -141,9 +142,9 @@ def ghost_adapter(shape: Shape, folder: Path, base: Path) -> None:
     )
 
 
-@pytest.fixture(scope="module", params=EXAMPLES, ids=lambda file: file.stem)
+@pytest.fixture(scope="module", params=EXAMPLES)
 def example(request: pytest.FixtureRequest) -> Example:
-    return Example(request.param)
+    return Example(EXAMPLES[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +183,7 @@ def test_the_readme_has_them_all() -> None:
     """Its table of examples names these files and no others."""
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     named = set(re.findall(r"\(config/examples/(\S+\.yaml)\)", readme))
-    assert named == {file.name for file in EXAMPLES}
+    assert named == {file.name for file in EXAMPLES.values()}
 
 
 def test_it_builds_with_inputs(example: Example, with_inputs: Path, tools: Path) -> None:
@@ -256,6 +257,7 @@ def planned_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("plans")
 
 
+@pytest.mark.parametrize("example", one_in(3, EXAMPLES), indirect=True)
 def test_the_plan_needs_no_edit_and_says_what_fits(example: Example, planned_in: Path, tools: Path) -> None:
     code, printed = run(planned_in, "--cores", "2", "plan", "--configfile", example.file, tools)
     assert code == 0, printed

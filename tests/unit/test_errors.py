@@ -1,5 +1,7 @@
 """Entry points end in one message for what the user can mend, and in a traceback for what is ours."""
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +61,26 @@ def test_every_entry_point_explains_itself(script: Path) -> None:
     assert done.returncode == 0
     assert f"python scripts/{script.name}" in done.stdout
     assert len(script.read_text().splitlines()) < 60
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.name)
+def test_what_takes_much_memory_is_imported_by_the_library(script: Path) -> None:
+    """Which says in one message that there is not enough for it."""
+    imports = [
+        node for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    names = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports}
+    assert not {str(name).partition(".")[0] for name in names} & {"torch", "transformers", "peft", "bitsandbytes"}
+
+
+def test_what_is_not_given_is_one_message_when_no_file_can_be_opened_any_more() -> None:
+    body = (
+        "import os, resource; resource.setrlimit(resource.RLIMIT_NOFILE, (5, 5))\n"
+        "    while True: os.open('/dev/null', os.O_RDONLY)"
+    )
+    done = run_code(body)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: .*open files.*\n", done.stderr), done.stderr
 
 
 def test_progress_in_a_log_is_lines(capsys: pytest.CaptureFixture[str]) -> None:

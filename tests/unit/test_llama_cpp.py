@@ -343,6 +343,23 @@ def test_a_converters_failure_is_told_in_its_own_words(tmp_path: Path) -> None:
         convert(converter, tmp_path, "f16", "m", tmp_path / "out.gguf")
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("OSError(28, 'No space left on device')", "no room on the disk for .*out.gguf"),
+        ("PermissionError(13, 'Permission denied', 'x')", "out.gguf cannot be opened or written"),
+    ],
+)
+def test_what_the_machine_does_not_give_to_the_converter_is_said_once(tmp_path: Path, kind: str, said: str) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "x"}')
+    converter = tmp_path / "convert_hf_to_gguf.py"
+    converter.write_text(f"raise {kind}")
+    with pytest.raises(OllamakeError, match=said) as refused:
+        convert(converter, tmp_path, "f16", "m", tmp_path / "out.gguf")
+    assert "Traceback" not in str(refused.value)
+    assert "exit code" not in str(refused.value)
+
+
 def test_a_phi_3_of_any_name_is_tokenized_as_one(tmp_path: Path) -> None:
     """llama.cpp looks for the name of the family in general.name."""
     converter = tmp_path / "convert_hf_to_gguf.py"
