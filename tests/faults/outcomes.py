@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 README = Path(__file__).with_name("README.md")
-_BEGIN, _END = "<!-- made by tests/faults/write_table.py -->", "<!-- end of what it made -->"
+_END = "<!-- end of what it made -->"
+SINGLE_JOB = "its first job"
+"""``where`` of a fault under a job that was run by itself (jobs_by_hand.py); all others met a run of the build."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +57,25 @@ def read(file: Path) -> list[Outcome]:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Return the tables of README.md: how many faults of each kind, and how many of each rule."""
+    """Return a table of README.md: how many faults of each kind; of runs of a build, also how many met each rule."""
     total = f"{len(outcomes)} faults, {sum(map(is_good, outcomes))} recoveries with equal bytes."
-    return "\n".join([total, "", *_by_kind(outcomes), "", *_by_rule(outcomes)])
+    of_runs = [outcome for outcome in outcomes if outcome.where != SINGLE_JOB]
+    rules = ["", *_by_rule(of_runs)] if of_runs else []
+    return "\n".join([total, "", *_by_kind(outcomes), *rules])
 
 
 def write(outcomes: Sequence[Outcome], file: Path = README) -> None:
-    """Put the tables into README.md, between its markers."""
+    """Put the tables into README.md, between their markers: one of runs, one of single jobs. What has no outcomes stays."""
+    for name, are_single in (("runs", False), ("single jobs", True)):
+        if of_it := [outcome for outcome in outcomes if (outcome.where == SINGLE_JOB) == are_single]:
+            _write_table(of_it, f"<!-- {name}, made by tests/faults/write_table.py -->", file)
+
+
+def _write_table(outcomes: Sequence[Outcome], begin: str, file: Path) -> None:
     text = file.read_text(encoding="utf-8")
-    made = f"{_BEGIN}\n\n{table(outcomes)}\n\n{_END}"
-    changed, count = re.subn(f"{re.escape(_BEGIN)}.*{re.escape(_END)}", lambda _: made, text, flags=re.DOTALL)
-    assert count == 1, f"{file} has not once the markers {_BEGIN} and {_END}"
+    made = f"{begin}\n\n{table(outcomes)}\n\n{_END}"
+    changed, count = re.subn(f"{re.escape(begin)}.*?{re.escape(_END)}", lambda _: made, text, flags=re.DOTALL)
+    assert count == 1, f"{file} has not once the markers {begin} and {_END}"
     file.write_text(changed, encoding="utf-8")
 
 

@@ -17,7 +17,7 @@ import pytest
 from dag_build import Build
 from faulty_disk import environment, run
 from jobs_by_hand import Job, files_in, jobs_of, locked, prepare, run_job
-from outcomes import Checked, Outcome
+from outcomes import SINGLE_JOB, Checked, Outcome
 from small_build import VOLATILE, copied, small_inputs
 
 SHOWS_MORE = r"results/[^/]+/(plan\.(md|html)|ollama/rag_config\.json|ollama/[^/]+/registered\.json|inputs\.json)"
@@ -89,7 +89,7 @@ def what_comes_of(name: str, job: Job, build: Build, library: Path) -> Outcome:
     if wrong or differing:
         print(f"{name}, {job.rule}: {wrong} {differing}\n{ended.said}\n{again.said}")
     how = "one message" if ended.code else "well"
-    return Outcome(name, job.rule, "its first job", 1, how, again.code == 0, not differing, tuple(wrong))
+    return Outcome(name, job.rule, SINGLE_JOB, 1, how, again.code == 0, not differing, tuple(wrong))
 
 
 def _varies(file: str) -> bool:

@@ -1,4 +1,4 @@
-"""Write the tables of tests/faults/README.md from files of outcomes.
+"""Write the tables of tests/faults/README.md from files of outcomes; a table that they say nothing of stays.
 
 python tests/faults/write_table.py kills.jsonl signals.jsonl disk.jsonl
 """
