@@ -33,9 +33,16 @@ _forks = ForkServerContext()
 _forks.set_forkserver_preload(list(LOADED))
 
 
-def can_run(changes: Mapping[str, str]) -> bool:
-    """Whether a fork can run with these changes of the environment."""
-    return not any(name.startswith(_INTERPRETER) for name in changes)
+def can_run(environment: Mapping[str, str]) -> bool:
+    """Whether a fork can run in an environment: Python itself is to begin as this process has begun."""
+    return _of_the_interpreter(environment) == _BEGUN_WITH
+
+
+def _of_the_interpreter(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name.startswith(_INTERPRETER)}
+
+
+_BEGUN_WITH = _of_the_interpreter(os.environ)
 
 
 def run(

@@ -34,7 +34,7 @@ def run_snakemake(
     command = snakemake_command(*arguments, folder=folder)
     # pytest-xdist tells its processes the width of its own terminal.
     given = {**{name: value for name, value in os.environ.items() if name != "COLUMNS"}, **environment}
-    if loaded_snakemake.can_run(environment):
+    if loaded_snakemake.can_run(given):
         return loaded_snakemake.run(command[3:], folder, given, timeout)
     return subprocess.run(
         command,

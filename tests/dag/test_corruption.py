@@ -197,6 +197,7 @@ def verify_quickly(folder: Path) -> str:
         os.chdir(before)
 
 
+@pytest.mark.campaign
 def test_the_command_mends_everything_to_the_same_bytes(copy: Build) -> None:
     before = bytes_of(copy.folder)
     for kind, name in KINDS.items():
@@ -211,8 +212,7 @@ def test_the_command_mends_everything_to_the_same_bytes(copy: Build) -> None:
     assert bytes_of(copy.folder) == before
 
 
-@pytest.mark.campaign
-@pytest.mark.parametrize("kind", ["a quantized GGUF", "a tokenizer"])
+@pytest.mark.parametrize("kind", ["a quantized GGUF", pytest.param("a tokenizer", marks=pytest.mark.campaign)])
 def test_the_command_mends_one_file_to_the_same_bytes(copy: Build, kind: str) -> None:
     before = bytes_of(copy.folder)
     flip(copy.folder / KINDS[kind], kind)
@@ -248,14 +248,26 @@ def test_a_source_that_was_replaced_with_size_and_time_kept_is_found(copy: Build
     assert f"\n  touch {name} && snakemake --cores 1 all" in said
 
 
-def test_a_replaced_source_is_taken_when_it_is_touched(copy: Build) -> None:
-    name = "base/model-00002-of-00003.safetensors"
-    shard = copy.folder / name
+def replace_and_touch(build: Build) -> None:
+    """Put other weights into a base shard whose time is then that of the results, and do what verify says."""
+    shard = build.folder / "base/model-00002-of-00003.safetensors"
     with shard.open("r+b") as file:
         file.seek(-1000, os.SEEK_END)
         file.write(bytes(1000))
-    os.utime(shard, ns=(0, (shard.parent.parent / "results").stat().st_mtime_ns))
+    os.utime(shard, ns=(0, (build.folder / "results").stat().st_mtime_ns))
     os.utime(shard)
+
+
+def test_a_replaced_source_is_merged_when_it_is_touched(copy: Build) -> None:
+    replace_and_touch(copy)
+    planned = copy.planned()
+    assert planned["merge_shard"] >= 2, "of the model, and of the base that it is compared with"
+    assert planned["quantize"] == planned["register"] == 2
+
+
+@pytest.mark.campaign
+def test_a_replaced_source_is_taken_when_it_is_touched(copy: Build) -> None:
+    replace_and_touch(copy)
     copy.run("--cores", "1", "all")
     assert verify(copy.folder) == ""
 

@@ -61,5 +61,5 @@ def test_it_is_ended_when_it_takes_too_long(tmp_path: Path) -> None:
 
 
 def test_settings_that_python_reads_when_it_begins_are_left_to_the_command() -> None:
-    assert loaded_snakemake.can_run({"OLLAMA_HOST": "127.0.0.1:1"})
-    assert not loaded_snakemake.can_run({"PYTHONPATH": "elsewhere"})
+    assert loaded_snakemake.can_run({**os.environ, "OLLAMA_HOST": "127.0.0.1:1"})
+    assert not loaded_snakemake.can_run({**os.environ, "PYTHONPATH": "elsewhere"})
