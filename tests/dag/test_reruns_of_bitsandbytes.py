@@ -127,6 +127,7 @@ def test_what_cannot_be_is_refused_before_anything_is_merged(checkpoints: Build)
     assert not list(checkpoints.folder.glob("results/small/merged/*.safetensors"))
 
 
+@pytest.mark.campaign
 def test_merged_weights_that_are_not_kept(checkpoints: Build) -> None:
     """They are merged again for one more quantization, and no checkpoint is quantized again by that."""
     checkpoints.config["keep"] = {"merged": False, "unquantized": False}

@@ -18,6 +18,7 @@ import pytest
 import sentencepiece
 import torch
 import transformers
+from campaigns import one_in
 from gguf import GGUFReader
 from peft import LoraConfig, PeftModel, get_peft_model
 from snakemake_runs import LLAMA_CPP
@@ -238,7 +239,7 @@ def require_known_base(folder: Path) -> None:
         require_same_base(plan, other, "b:f32", "models.m.ollama.from")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", one_in(3, FAMILIES))
 def test_llama_cpp_computes_with_it(tmp_path: Path, family: str, llama_cpp: Callable[[str], Path]) -> None:
     """llama-server on the base with the adapter gives the log-probabilities of peft's model, and others without it."""
     save_model(family, tmp_path / "base")
