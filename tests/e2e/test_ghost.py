@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from campaigns import these
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader
 from ghost_models import CONVERTER, FAMILIES, SmallModel
 from snakemake_runs import REPOSITORY
@@ -34,6 +35,7 @@ SLOW = frozenset(name for name in QUANTIZATION_TYPES if name.startswith(("IQ1", 
 """Types for which llama-quantize computes for seconds, however small the model."""
 ALL_WRITTEN = ("qwen2, tied", "qwen2, odd rows")
 """Families of which files of these types are written, too; in the latter other types take their place."""
+OF_EVERY_RUN = ("llama", "gemma3, sliding window", "qwen2, odd rows")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def measured(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Ca
     return of_family
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", these(OF_EVERY_RUN, FAMILIES))
 def test_sizes_are_those_of_the_files_to_the_byte(
     family: str, measured: Callable[[str], Measured], programs: Programs
 ) -> None:
@@ -94,7 +96,7 @@ def test_sizes_are_those_of_the_files_to_the_byte(
     assert wrong == []
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in ALL_WRITTEN])
+@pytest.mark.parametrize("family", these(OF_EVERY_RUN, [family for family in FAMILIES if family not in ALL_WRITTEN]))
 def test_slow_types_are_those_that_the_file_itself_would_get(
     family: str, measured: Callable[[str], Measured], programs: Programs
 ) -> None:

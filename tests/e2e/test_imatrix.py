@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from campaigns import these
 from dag_build import save_small_base
 from gguf import GGUFReader
 from ghost_models import CONVERTER, SmallModel
@@ -279,7 +280,7 @@ def test_which_types_use_a_matrix(made: Files, quantizer: Path, tmp_path: Path) 
         }
 
 
-@pytest.mark.parametrize("family", ["mixtral", "qwen2, tied"])
+@pytest.mark.parametrize("family", these(["qwen2, tied"], ["mixtral", "qwen2, tied"]))
 def test_the_plan_has_the_size_to_the_byte(family: str, imatrix: Path, quantizer: Path, tmp_path: Path) -> None:
     """Of every type that is quick to make, for names that end in other blocks of 32 bytes than ghost.json's."""
     model = SmallModel(family, tmp_path / "model")

@@ -34,6 +34,7 @@ def without_network() -> Callable[[list[str]], subprocess.CompletedProcess[str]]
     return run
 
 
+@pytest.mark.campaign
 def test_it_is_configured_and_compiled(
     llama_cpp: Callable[[str], Path],
     without_network: Callable[[list[str]], subprocess.CompletedProcess[str]],

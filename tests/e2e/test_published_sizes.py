@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from campaigns import these
 from snakemake_runs import LLAMA_CPP, REPOSITORY
 
 from ollamake.ghost_measurement import Programs, Wanted, measure_shape
@@ -59,9 +60,7 @@ def test_every_model_and_type_is_compared_with_something() -> None:
     assert {file["type"] for file in files} == set(TYPES)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in OF_A_KIND else pytest.param(name, marks=pytest.mark.campaign) for name in NAMES]
-)
+@pytest.mark.parametrize("name", these(OF_A_KIND, NAMES))
 def test_sizes_are_the_published_ones(name: str, measured: Callable[[str], dict[str, Any]]) -> None:
     ghost = measured(name)
     wrong = []

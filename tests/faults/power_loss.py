@@ -79,13 +79,18 @@ class Disk:
                 safe[event.inode] = event.status
             elif event.kind == "timed":
                 untouched[event.inode] = safe.get(event.inode) == event.status
-            elif event.kind == "time" and untouched.get(event.inode):
+            elif event.kind == "time" and untouched.pop(event.inode, False):
                 safe[event.inode] = event.status
             elif event.kind == "everything":
                 for file in self._files():
                     status = file.lstat()
                     if _nanoseconds(_status(status)) <= _nanoseconds(event.status):
                         safe[status.st_ino] = _status(status)
+        # The end came while a time was being set, which may be there by now.
+        for file in self._files():
+            status = file.lstat()
+            if untouched.get(status.st_ino) and safe[status.st_ino][0] == status.st_size:
+                safe[status.st_ino] = _status(status)
         return safe
 
     def _undo(self, event: Event) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,18 +32,16 @@ class Worst(random.Random):
         return seq[0]
 
 
-def losses(build: Build, library: Path, seed: int, count: int) -> list[list[str]]:
-    """Let a build lose power so many times at seeded moments, or until it is done; return what each took."""
+def losses(build: Build, library: Path, seed: int, count: int) -> Iterator[list[str]]:
+    """Let a build lose power so many times at seeded moments, or until it is done; give what each took."""
     choice = random.Random(seed)
-    taken = []
     for number in range(count):
         disk = Disk(build.folder, build.folder.with_name(f"journal-{number}"), build.folder.with_name(f"kept-{number}"))
         is_done, lost = run_until_power_is_lost(build.folder, library, disk, choice.randint(1, JOURNAL_BYTES), choice)
-        taken.append(lost)
+        yield lost
         shutil.rmtree(disk.kept)
         if is_done:
             break
-    return taken
 
 
 def half_made(folder: Path) -> list[str]:
@@ -86,6 +85,25 @@ def test_power_is_lost_twice_and_again_when_all_is_done(
     build.config = json.loads(json.dumps(inputs.config))
     build.write_config()
     checked([outcome(build, expected, lost, 1, "twice at a seeded moment, and at the end", faults)])
+
+
+def test_a_file_whose_time_was_just_being_set_has_its_bytes(tmp_path: Path) -> None:
+    disk = Disk(tmp_path / "work", tmp_path / "journal", tmp_path / "kept")
+    disk.folder.mkdir()
+    disk.begin()
+    files = [disk.folder / name for name in ("synced", "written")]
+    for file in files:
+        file.write_text("all of it")
+    lines = []
+    for kind, file in (("sync", files[0]), ("timed", files[0]), ("timed", files[1])):
+        status = file.stat()
+        time = f"{status.st_mtime_ns // 10**9}.{status.st_mtime_ns % 10**9:09d}"
+        lines.append(f"{kind}\t{file}\t\t{status.st_ino}\t{status.st_size}\t{time}\t1.0\n")
+    for file in files:
+        os.utime(file, (1, 1))
+    disk.journal.write_text("".join(lines))
+    assert len(disk.lose_power(Worst())) == 1
+    assert [file.read_text() for file in files] == ["all of it", ""]
 
 
 @pytest.mark.campaign
