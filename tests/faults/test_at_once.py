@@ -24,21 +24,21 @@ from ollamake.create_request import read_create_request, request_of_marker
 from ollamake.file_digest import sha256_of
 from ollamake.registration import marker_differences
 
-LAST_PAGE = ("--forcerun", "write_page", "--", "all")
-"""A run of one short job."""
+ONE_JOB = ("--forcerun", "check_template", "--", "results/small/ollama/template_check.json")
+"""A run of one job, which takes some seconds."""
 
 
 def test_in_one_folder_the_second_is_refused_and_the_first_unharmed(
     undisturbed: Build, expected: dict[str, str], checked: Checked, tmp_path: Path
 ) -> None:
     build = copied(undisturbed, tmp_path / "work")
-    with Watcher(build.folder / "results") as watcher, RunningBuild(build, tmp_path / "said", *LAST_PAGE) as first:
+    with Watcher(build.folder / "results") as watcher, RunningBuild(build, tmp_path / "said", *ONE_JOB) as first:
         assert first.wait_until(lambda: first.job() is not None, 120)
         job = first.job()
         assert job is not None
         # However long it takes until the second one is there.
         os.kill(job.pid, signal.SIGSTOP)
-        second = run_snakemake("--configfile", "mine.yaml", "--cores", "1", *LAST_PAGE, folder=build.folder)
+        second = run_snakemake("--configfile", "mine.yaml", "--cores", "1", *ONE_JOB, folder=build.folder)
         planned = run_snakemake("--configfile", "mine.yaml", "-n", "all", folder=build.folder)
         os.kill(job.pid, signal.SIGCONT)
         code = first.wait_for_end(120)
@@ -46,7 +46,7 @@ def test_in_one_folder_the_second_is_refused_and_the_first_unharmed(
     assert f"Another Snakemake is at work in {build.folder}: process {first.process.pid}." in second.stdout
     assert "Wait until it has ended" in second.stdout
     assert "Directory cannot be locked" in second.stdout
-    assert "rule write_page" not in second.stdout
+    assert "rule check_template" not in second.stdout
     # To look at what is to be done is no harm.
     assert planned.returncode == 0, planned.stdout
     wrong = differences(final_bytes(build.folder), expected)
