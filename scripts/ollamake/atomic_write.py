@@ -44,7 +44,7 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     host = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.{host}.*.tmp"):
-        if not _is_alive(leftover.name.split(".")[-2]):
+        if not is_alive(leftover.name.split(".")[-2]):
             leftover.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{host}.{os.getpid()}.tmp")
     try:
@@ -156,13 +156,13 @@ def remove_leftovers(folder: Path) -> list[Path]:
     host = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())
     removed = []
     for file in folder.rglob(f".*.{host}.*.tmp"):
-        if file.is_file() and not _is_alive(file.name.split(".")[-2]):
+        if file.is_file() and not is_alive(file.name.split(".")[-2]):
             file.unlink(missing_ok=True)
             removed.append(file)
     return removed
 
 
-def _is_alive(process_id: str) -> bool:
+def is_alive(process_id: str) -> bool:
     """Whether a process of this machine has that id; a name that is no number belongs to nobody."""
     if not process_id.isdigit():
         return False

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import logging
 import os
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
-from ollamake.atomic_write import publish
+from ollamake.atomic_write import is_alive, publish
 from ollamake.damage import rebuild_command
 from ollamake.errors import OllamakeError
 from ollamake.file_digest import sha256_of
@@ -144,10 +146,17 @@ class OllamaStore:
             temporary.unlink(missing_ok=True)
 
     def _temporary(self) -> Path:
-        """Return a name in blobs/ of the form that Ollama gives its own temporary files, and sweeps."""
+        """Return a name in blobs/ of the form that Ollama gives its own temporary files, and sweeps when a server starts.
+
+        Until then nobody does: what killed processes of this host have left is removed here.
+        """
         blobs = self.folder / "blobs"
         blobs.mkdir(parents=True, exist_ok=True)
-        return blobs / f"sha256-{os.getpid()}{int.from_bytes(os.urandom(4), 'big')}"
+        host = int.from_bytes(hashlib.sha256(socket.gethostname().encode()).digest()[:4], "big") % 10_000
+        for leftover in blobs.glob(f"sha256-{host:04d}" + "[0-9]" * 17):
+            if not is_alive(leftover.name[-17:-10]):
+                leftover.unlink(missing_ok=True)
+        return blobs / f"sha256-{host:04d}{os.getpid():07d}{int.from_bytes(os.urandom(4), 'big'):010d}"
 
 
 def _link_or_copy(source: Path, target: Path, size: int) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,20 @@ def test_blobs_that_are_there_are_made_new_so_that_no_server_sweeps_them(store: 
         os.utime(blob, (1, 1))
     put(store, gguf)
     assert min(blob.stat().st_mtime for blob in blobs) > 1
+
+
+def test_what_a_killed_registration_of_this_host_left_is_removed_and_no_more(store: OllamaStore, gguf: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    name = store._temporary().name
+    blobs = store.folder / "blobs"
+    left = blobs / f"{name[:11]}{ended.pid:07d}{name[18:]}"
+    others = [blobs / one for one in (name, f"sha256-{(int(name[7:11]) + 1) % 10000:04d}{left.name[11:]}", "sha256-12")]
+    for file in (left, *others):
+        file.write_bytes(b"half")
+    put(store, gguf)
+    assert not left.exists()
+    assert all(file.exists() for file in others), "of this process, of another host, of Ollama itself"
 
 
 def sweeping(store: OllamaStore, digest: str, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
