@@ -61,7 +61,8 @@ def outcome(
     """Run plainly what lost power, and compare what comes of it with an undisturbed build."""
     code, said = run(build.folder, dict(os.environ), "--cores", "1", "all")
     found = final_bytes(build.folder)
-    differing = differences({name: found[name] for name in found if name not in come_back(lost)}, expected)
+    kept = {name: found[name] for name in found if name in expected or name not in come_back(lost)}
+    differing = differences(kept, expected)
     assert code == 0, said
     return Outcome("power loss", "-", where, seed, "power lost", code == 0, not differing, (*faults, *differing))
 
