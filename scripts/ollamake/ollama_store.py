@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,9 @@ class OllamaStore:
         host = int.from_bytes(hashlib.sha256(socket.gethostname().encode()).digest()[:4], "big") % 10_000
         for leftover in blobs.glob(f"sha256-{host:04d}" + "[0-9]" * 17):
             if not is_alive(leftover.name[-17:-10]):
-                leftover.unlink(missing_ok=True)
+                # Another user's, where only they may remove it, is no reason to register nothing.
+                with suppress(PermissionError):
+                    leftover.unlink(missing_ok=True)
         return blobs / f"sha256-{host:04d}{os.getpid():07d}{int.from_bytes(os.urandom(4), 'big'):010d}"
 
 
